@@ -1,0 +1,124 @@
+"""Everything that this program raises on purpose.
+
+```
+SyncerError
+├── ConfigError          a flag, file or kubeconfig is wrong: say which and what to write instead; exit code 2
+├── ApiError             an API server answered with a Status of failure
+│   ├── NotFound         404
+│   ├── Conflict         409, reason Conflict: the object moved on; retry from the newest cache, without an event
+│   ├── AlreadyExists    409, reason AlreadyExists
+│   ├── Expired          410: the resourceVersion or continue token is too old; list again
+│   ├── Unauthorized     401: credentials are wrong or have expired
+│   ├── Forbidden        403: RBAC, quota, Pod Security or another admission plugin
+│   ├── Invalid          422: the object breaks a rule of its type
+│   └── Throttled        429, or any answer with Retry-After: wait that long
+├── WatchError           a watch broke off in a way that listing again will mend
+└── FenceClosed          the virtual control plane is not the one that this host namespace belongs to: write nothing
+```
+
+Network failures are not wrapped: catch `NETWORK_ERRORS`, which names them once.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError)
+"""What a request may raise besides ApiError; all are worth a retry with backoff."""
+
+
+class SyncerError(Exception):
+    """Base of all errors of this program; the message says what was tried, on what, on which side, and what to do."""
+
+
+class ConfigError(SyncerError):
+    """Settings or credentials that cannot work; only a person can mend them."""
+
+
+class WatchError(SyncerError):
+    """A watch ended with an error event or an unreadable line; listing again mends it."""
+
+
+class FenceClosed(SyncerError):
+    """The virtual control plane has another identity than the one recorded on the host; nothing may be written."""
+
+
+class ApiError(SyncerError):
+    """A failure Status from an API server.
+
+    `status` is the HTTP code, `reason` Kubernetes' machine-readable word (may be empty), `message` the server's
+    sentence, `details` the Status details (causes, name, kind, retryAfterSeconds), `retry_after` seconds or None.
+    """
+
+    def __init__(
+        self, status: int, reason: str, message: str, details: Mapping[str, Any] | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(f"{status} {reason}: {message}" if reason else f"{status}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.details: Mapping[str, Any] = details or {}
+        self.retry_after = retry_after
+
+
+class NotFound(ApiError):
+    """404."""
+
+
+class Conflict(ApiError):
+    """409 with reason Conflict: a precondition on uid or resourceVersion failed."""
+
+
+class AlreadyExists(ApiError):
+    """409 with reason AlreadyExists."""
+
+
+class Expired(ApiError):
+    """410: too old a resourceVersion or continue token."""
+
+
+class Unauthorized(ApiError):
+    """401."""
+
+
+class Forbidden(ApiError):
+    """403."""
+
+
+class Invalid(ApiError):
+    """422."""
+
+
+class Throttled(ApiError):
+    """429, or 5xx with a Retry-After."""
+
+
+_BY_STATUS: dict[int, type[ApiError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Expired,
+    422: Invalid,
+    429: Throttled,
+}
+
+
+def api_error(status: int, body: Mapping[str, Any], retry_after: float | None = None) -> ApiError:
+    """The right ApiError for an HTTP status and its decoded Status body (`{}` when it had none)."""
+    reason = str(body.get("reason") or "")
+    message = str(body.get("message") or "no message")
+    cls = _BY_STATUS.get(status, ApiError)
+    if status == 409 and reason == "AlreadyExists":
+        cls = AlreadyExists
+    if status in (410, 504) and reason in ("Expired", "Gone"):
+        cls = Expired
+    if status >= 500 and retry_after is not None:
+        cls = Throttled
+    return cls(status, reason, message, body.get("details"), retry_after)

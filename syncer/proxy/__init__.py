@@ -1,0 +1,1 @@
+"""What the syncer serves itself: admission for Services, health, metrics."""

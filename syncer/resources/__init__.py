@@ -1,0 +1,1 @@
+"""One module per Kubernetes type: what that type means, as pure functions."""

@@ -1,0 +1,1 @@
+"""Informers, stores, work queues and workers. Knows no resource type."""

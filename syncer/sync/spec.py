@@ -1,0 +1,88 @@
+"""What a resource module declares: one `SyncSpec` per loop. The engine reads nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from syncer.kube.types import Key, Obj, Ref, Resource, Side
+from syncer.naming import Names
+from syncer.sync.intents import Intent, Pair
+from syncer.sync.view import Indexes, View
+
+
+class Scope(Enum):
+    """Which objects of a resource are watched."""
+
+    ALL = "all"
+    """On the virtual side every namespace; on the host the whole host namespace."""
+    MANAGED = "managed"
+    """Only those with our marker label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """An informer that a loop needs. Loops that need the same one share it; the wider scope and the fuller form win."""
+
+    side: Side
+    resource: Resource
+    scope: Scope = Scope.ALL
+    metadata_only: bool = False
+    slim: Callable[[Obj, View], Obj | None] | None = None
+    """Cuts an object down to what is needed before it is kept; None drops it altogether. At most one loop may set it."""
+    after_others: bool = False
+    """Start once every other informer has synced (its `slim` looks into their caches)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """When an object of (`side`, `resource`) appears, changes or goes, decide `keys(obj, view)` of this loop.
+
+    On a change it is called for the object as it was and as it is, so that a dropped reference is noticed too.
+    """
+
+    side: Side
+    resource: Resource
+    keys: Callable[[Obj, View], Iterable[Key]]
+
+
+Decide: TypeAlias = Callable[[Pair, View], list[Intent]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Right:
+    """Verbs on a host resource (or `resource/subresource`) that the loop cannot work without."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncSpec:
+    """One loop over pairs of a virtual and a host object.
+
+    The queue holds virtual keys. `host_ref` names the host counterpart of a virtual key (None: the loop has none, and
+    `pair.host` is always None); `virtual_key` is the way back and returns None for objects that are not provably ours
+    or none of this loop's. Both are pure. `virtual_ref` likewise names the virtual object; by default the key itself.
+    `indexes` are built over watched objects, whichever loop watches them.
+    `hydrate` tells, for a type watched as metadata only, whether the full virtual object is needed for this key now.
+    """
+
+    name: str
+    """The word of --sync and --disable-sync-resources, and the `resource` label of metrics."""
+    kind: Resource
+    """The type that events, messages and metrics speak of."""
+    watches: tuple[Watch, ...]
+    decide: Decide
+    virtual_ref: Callable[[Key], Ref | None]
+    host_ref: Callable[[Names, Key], Ref | None]
+    virtual_key: Callable[[Obj, View], Key | None]
+    wakes: tuple[Wake, ...] = ()
+    indexes: Indexes = field(default_factory=dict)
+    hydrate: Callable[[Key, View], bool] | None = None
+    host_rights: tuple[Right, ...] = ()
+    deletes_virtual: bool = False
+    """Whether the loop may delete virtual objects because the host object vanished (then the guard watches that way too)."""
