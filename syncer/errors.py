@@ -13,7 +13,10 @@ SyncerError
 │   ├── Invalid          422: the object breaks a rule of its type
 │   └── Throttled        429, or any answer with Retry-After: wait that long
 ├── WatchError           a watch broke off in a way that listing again will mend
-└── FenceClosed          the virtual control plane is not the one that this host namespace belongs to: write nothing
+├── FenceClosed          the virtual control plane is not the one that this host namespace belongs to: write nothing
+├── Stale                a decision was made on a cache that the API server has overtaken: decide again, quietly
+├── Refused              what the tenant asked for cannot be had, in words for the tenant
+└── Held                 a deletion waits for a person, see sync.guard
 ```
 
 Network failures are not wrapped: catch `NETWORK_ERRORS`, which names them once.
@@ -47,6 +50,22 @@ class WatchError(SyncerError):
 
 class FenceClosed(SyncerError):
     """The virtual control plane has another identity than the one recorded on the host; nothing may be written."""
+
+
+class Stale(SyncerError):
+    """The API server has moved on from what the cache said; decide again from the newest, without an event."""
+
+
+class Refused(SyncerError):
+    """The tenant's object cannot be synced as it is. `reason` is one CamelCase word, the message is free of host facts."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Held(SyncerError):
+    """The deletion guard does not agree yet; the message tells what to compare and how to release."""
 
 
 class ApiError(SyncerError):

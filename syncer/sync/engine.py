@@ -1,0 +1,171 @@
+"""All loops together: which change wakes which pair, the periodic scan, the fence's watch, and health."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from syncer.errors import NETWORK_ERRORS, ApiError, FenceClosed
+from syncer.kube.types import Key, Ref, Side
+from syncer.runtime.workqueue import Priority
+from syncer.sync.loop import Loop, Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from syncer.kube.client import Client
+    from syncer.runtime.store import Change
+    from syncer.sync.caches import Caches, Place
+    from syncer.sync.executor import Executor
+    from syncer.sync.fence import Fence
+    from syncer.sync.guard import Guard
+    from syncer.sync.ledger import Ledger
+    from syncer.sync.spec import SyncSpec, Wake
+
+log = structlog.get_logger("syncer.sync")
+
+
+class Engine:
+    """Runs the informers and the loops of `specs`. Decides nothing itself.
+
+    `scan_interval` seconds between full scans; `release(annotation)` is told what a person wrote on the owner.
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[SyncSpec],
+        *,
+        caches: Caches,
+        clients: Mapping[Side, Client],
+        executor: Executor,
+        ledger: Ledger,
+        guard: Guard,
+        fence: Fence,
+        observer: Observer,
+        scan_interval: float,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.caches = caches
+        self._guard = guard
+        self._fence = fence
+        self._scan_interval = scan_interval
+        self._subscribers: dict[Ref, set[tuple[Loop, Key]]] = {}
+        self.loops = [
+            Loop(
+                spec,
+                caches=caches,
+                clients=clients,
+                executor=executor,
+                ledger=ledger,
+                observer=observer,
+                clock=clock,
+                wall=wall,
+                subscribe=self._subscribe,
+            )
+            for spec in specs
+        ]
+        for place, store in caches.stores.items():
+            store.listeners.append(self._router(place))
+
+    async def run(self) -> None:
+        """Run until cancelled; an exception that gets out of a task ends everything, and the process restarts."""
+        async with asyncio.TaskGroup() as tasks:
+            early = [informer for place, informer in self.caches.informers.items() if not self.caches.watches[place].after_others]
+            late = [informer for place, informer in self.caches.informers.items() if self.caches.watches[place].after_others]
+            for informer in early:
+                tasks.create_task(informer.run(), name=f"informer {informer.store.side} {informer.store.resource}")
+            for loop in self.loops:
+                tasks.create_task(loop.run(), name=f"loop {loop.spec.name}")
+            tasks.create_task(self._scan(), name="scan")
+            tasks.create_task(self._watch_fence(), name="fence")
+            for informer in early:
+                await informer.synced.wait()
+            for informer in late:
+                tasks.create_task(informer.run(), name=f"informer {informer.store.side} {informer.store.resource}")
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more keys, and let writes in flight finish, for at most so many seconds."""
+        await asyncio.gather(*(loop.workers.drain(seconds) for loop in self.loops))
+
+    def _subscribe(self, refs: Iterable[Ref], loop: Loop, key: Key) -> None:
+        for ref in refs:
+            self._subscribers.setdefault(ref, set()).add((loop, key))
+
+    def _router(self, place: Place) -> Callable[[Change], None]:
+        side, resource = place
+        synced = self.caches.informers[place].synced
+        own = [loop for loop in self.loops if self._is_subject(loop.spec, place)]
+        wakes = [(loop, wake) for loop in self.loops for wake in loop.spec.wakes if (wake.side, wake.resource) == place]
+        changed_priority = Priority.URGENT if side is Side.HOST else Priority.NORMAL
+
+        def route(change: Change) -> None:
+            ref = Ref(side, resource, change.key)
+            self._note(ref, change)
+            priority = changed_priority if synced.is_set() else Priority.LOW
+            for loop, key in self._subscribers.pop(ref, ()):
+                loop.add(key, changed_priority)
+            for loop in own:
+                if side is Side.VIRTUAL:
+                    loop.add(change.key, priority)
+                elif (key := self._virtual_key(loop.spec, change)) is not None:
+                    loop.add(key, priority)
+            for loop, wake in wakes:
+                self._wake(loop, wake, change, priority)
+
+        return route
+
+    def _is_subject(self, spec: SyncSpec, place: Place) -> bool:
+        """Whether objects of that place are one half of the loop's pairs."""
+        nowhere = Key("", "")
+        ref = spec.virtual_ref(nowhere) if place[0] is Side.VIRTUAL else spec.host_ref(self.caches.names, nowhere)
+        return ref is not None and (ref.side, ref.resource) == place
+
+    def _note(self, ref: Ref, change: Change) -> None:
+        """Keep the guard's evidence: an object whose deletion a watch reported is explained, an absent one is not."""
+        if change.kind != "gone":
+            if change.kind == "added":
+                self._guard.forget(ref)
+        elif not change.vanished and change.before is not None:
+            self._guard.saw_deleted(change.before.uid, ref)
+
+    def _virtual_key(self, spec: SyncSpec, change: Change) -> Key | None:
+        view = self.caches.view()
+        key = spec.virtual_key(change.new, view) if change.new is not None else None
+        if key is None and change.old is not None:
+            key = spec.virtual_key(change.old, view)
+        return key
+
+    def _wake(self, loop: Loop, wake: Wake, change: Change, priority: Priority) -> None:
+        view = self.caches.view()
+        keys = set(wake.keys(change.new, view)) if change.new is not None else set()
+        if change.kind != "added" and change.old is not None:
+            keys.update(wake.keys(change.old, view))
+        for key in keys:
+            loop.add(key, priority)
+
+    async def _scan(self) -> None:
+        while True:
+            await asyncio.sleep(self._scan_interval)
+            for loop in self.loops:
+                if self.caches.synced(loop.places):
+                    loop.scan()
+                await asyncio.sleep(0)
+
+    async def _watch_fence(self) -> None:
+        """Ask both sides who they are, more often while something is held or wrong."""
+        while True:
+            alert = self._fence.closed is not None or bool(self._guard.held())
+            await asyncio.sleep(2.0 if alert else 10.0)
+            try:
+                await self._fence.verify_host()
+                await self._fence.verify()
+            except FenceClosed:
+                continue
+            except (ApiError, *NETWORK_ERRORS) as error:
+                log.debug("fence.not_checked", error=str(error))
+                continue
+            if self._fence.released_at is not None:
+                self._guard.release(self._fence.released_at)

@@ -1,0 +1,250 @@
+"""Carries out intents: the only place that writes to either API server on behalf of a decision.
+
+What a write answers goes into the cache at once, so the next decision sees it. Failures are sorted into what the loop
+does about them: Stale (decide again), Refused (tell the tenant), Held (ask a person), or the error as it is (back off).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from syncer.errors import AlreadyExists, ApiError, Conflict, Forbidden, Held, Invalid, NotFound, Refused, Stale
+from syncer.kube import codec
+from syncer.kube.types import PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
+from syncer.sync.intents import Again, Bind, Create, Delete, Intent, MintToken, Patch, Refuse, Wait, Warn
+from syncer.sync.recorder import Notice, Recorder
+from syncer.translate.messages import host_names_hidden
+from syncer.translate.metadata import TOKEN_EXPIRY, recorded_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from syncer.kube.client import Client
+    from syncer.sync.caches import Caches
+    from syncer.sync.fence import Fence
+    from syncer.sync.guard import Guard, Orphans
+    from syncer.sync.spec import SyncSpec
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a round of intents came to: how many writes it made, what to wait for, when to look again."""
+
+    writes: int = 0
+    waits: list[Wait] = field(default_factory=list)
+    again: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose intents are carried out: the loop, its pair, and a way to count pairs that lack one side."""
+
+    spec: SyncSpec
+    key: Key
+    orphans: Callable[[Side], Awaitable[Orphans]]
+
+
+class Executor:
+    """Writes through `clients`, minding the fence before each write and the guard before each unexplained deletion."""
+
+    def __init__(self, clients: Mapping[Side, Client], caches: Caches, fence: Fence, guard: Guard, recorder: Recorder) -> None:
+        self._clients = clients
+        self._caches = caches
+        self._fence = fence
+        self._guard = guard
+        self._recorder = recorder
+
+    async def carry_out(self, subject: Subject, intents: Sequence[Intent]) -> Outcome:
+        """All intents in order, up to the first that fails.
+
+        Raises Stale, Refused, Held, FenceClosed, ApiError or a network error; what was done before stays done.
+        """
+        outcome = Outcome()
+        for intent in intents:
+            match intent:
+                case Wait():
+                    outcome.waits.append(intent)
+                case Again(after=after):
+                    outcome.again = after if outcome.again is None else min(outcome.again, after)
+                case Warn(on=ref, reason=reason, message=message):
+                    self.warn(ref, reason, message)
+                case Refuse(reason=reason, message=message):
+                    raise Refused(reason, message)
+                case _:
+                    self._fence.require_open()
+                    await self._write(subject, intent)
+                    outcome.writes += 1
+        return outcome
+
+    def warn(self, ref: Ref, reason: str, message: str) -> None:
+        """Have an event put on an object, if it is still there."""
+        obj = self._caches.stores[ref.side, ref.resource].get(ref.key)
+        if obj is not None:
+            regarding: Obj = {"apiVersion": ref.resource.api_version, "kind": ref.resource.kind, "metadata": obj["metadata"]}
+            self._recorder.warn(Notice(ref.side, regarding, reason, message))
+
+    async def _write(self, subject: Subject, intent: Create | Patch | Delete | Bind | MintToken) -> None:
+        match intent:
+            case Create():
+                await self._create(subject, intent)
+            case Patch():
+                await self._patch(subject, intent)
+            case Delete():
+                await self._delete(subject, intent)
+            case Bind():
+                await self._bind(intent)
+            case MintToken():
+                await self._mint(subject, intent)
+
+    async def _create(self, subject: Subject, intent: Create) -> None:
+        key = key_of(intent.obj)
+        try:
+            made = await self._clients[intent.side].create(intent.resource, key.namespace, intent.obj, lane=intent.lane)
+        except AlreadyExists as error:
+            await self._look_again(subject, intent, key, error)
+        except NotFound:
+            if intent.side is Side.HOST:
+                raise
+            raise Stale(f"the virtual namespace {key.namespace} is gone") from None
+        except (Forbidden, Invalid) as error:
+            if _is_terminating(error):
+                raise Stale(f"the {intent.side} namespace {key.namespace} is terminating") from None
+            raise self._refusal(subject, error) from error
+        else:
+            self._caches.keep(intent.side, intent.resource, made)
+
+    async def _look_again(self, subject: Subject, intent: Create, key: Key, error: AlreadyExists) -> None:
+        """A name is taken: by our own object that the cache has not seen yet, or by somebody else's."""
+        try:
+            found = await self._clients[intent.side].get(intent.resource, key)
+        except NotFound:
+            raise Stale(f"{intent.side} {intent.resource} {key} came and went") from error
+        if intent.side is Side.HOST and subject.spec.virtual_key(found, self._caches.view()) != subject.key:
+            raise Refused(
+                "NameTaken",
+                "the name that this object needs on the host cluster is taken by an object that does not belong to this virtual cluster; "
+                "rename one of them",
+            ) from error
+        self._caches.keep(intent.side, intent.resource, found)
+        raise Stale(f"{intent.side} {intent.resource} {key} was there already") from error
+
+    async def _patch(self, subject: Subject, intent: Patch) -> None:
+        body = {**intent.body, "metadata": {**(intent.body.get("metadata") or {}), "uid": intent.uid}}
+        try:
+            changed = await self._clients[intent.side].patch(
+                intent.resource, intent.key, body, strategy=intent.strategy, subresource=intent.subresource, lane=intent.lane
+            )
+        except (NotFound, Conflict) as error:
+            raise Stale(str(error)) from None
+        except Invalid as error:
+            if any(str(cause.get("field")) == "metadata.uid" for cause in error.details.get("causes") or ()):
+                raise Stale(str(error)) from None
+            raise self._refusal(subject, error) from error
+        except Forbidden as error:
+            raise self._refusal(subject, error) from error
+        self._caches.keep(intent.side, intent.resource, changed)
+
+    async def _delete(self, subject: Subject, intent: Delete) -> None:
+        if intent.unexplained:
+            await self._permit(subject, intent)
+            self._fence.require_open()
+        client = self._clients[intent.side]
+        try:
+            answer = await client.delete(intent.resource, intent.key, uid=intent.uid, grace=intent.grace)
+        except (NotFound, Conflict):
+            # Gone already, or a successor has the name: either way the object that was meant is no more.
+            self._caches.drop(intent.side, intent.resource, intent.key, intent.uid)
+            return
+        if uid_of(answer) == intent.uid and _lingers(answer):
+            self._caches.keep(intent.side, intent.resource, answer)
+        else:
+            self._caches.drop(intent.side, intent.resource, intent.key, intent.uid)
+
+    async def _permit(self, subject: Subject, intent: Delete) -> None:
+        counterpart: tuple[object, ...] = ()
+        if intent.side is Side.HOST:
+            host = self._caches.stores[Side.HOST, intent.resource].get(intent.key)
+            if host is not None and recorded_uid(host):
+                counterpart = (recorded_uid(host),)
+        elif (ref := subject.spec.host_ref(self._caches.names, subject.key)) is not None:
+            counterpart = (ref,)
+        held = await self._guard.permit(subject.spec.name, counterpart, lambda: subject.orphans(intent.side))
+        if held is not None:
+            raise Held(held)
+
+    async def _bind(self, intent: Bind) -> None:
+        body: Obj = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": intent.key.name, "namespace": intent.key.namespace, "uid": intent.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": intent.node},
+        }
+        client = self._clients[Side.VIRTUAL]
+        try:
+            await client.create(PODS, intent.key.namespace, body, name=intent.key.name, subresource="binding")
+        except (NotFound, Conflict) as error:
+            raise Stale(str(error)) from None
+
+    async def _mint(self, subject: Subject, intent: MintToken) -> None:
+        client = self._clients[Side.VIRTUAL]
+        data: dict[str, str] = {}
+        expiry: dict[str, list[int]] = {}
+        for source in intent.sources:
+            request: Obj = {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {
+                    "audiences": [source.audience] if source.audience else [],
+                    "expirationSeconds": source.expiration_seconds,
+                    "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": intent.pod.name, "uid": intent.pod_uid},
+                },
+            }
+            try:
+                answer = await client.create(
+                    SERVICE_ACCOUNTS, intent.pod.namespace, request, name=intent.service_account, subresource="token"
+                )
+            except (NotFound, Conflict) as error:
+                raise Stale(str(error)) from None  # the pod or its service account is being replaced
+            except (Forbidden, Invalid) as error:
+                raise self._refusal(subject, error) from error
+            status = answer["status"]
+            expires = int(datetime.fromisoformat(status["expirationTimestamp"]).timestamp())
+            data[source.data_key] = b64encode(status["token"].encode()).decode()
+            expiry[source.data_key] = [int(self._caches.view().now), expires]
+        annotation = {TOKEN_EXPIRY: codec.dumps(expiry).decode()}
+        if not intent.secret_uid:
+            metadata = intent.secret["metadata"]
+            body = {
+                **intent.secret,
+                "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), **annotation}},
+                "data": data,
+            }
+            await self._create(subject, Create(Side.HOST, SECRETS, body))
+            return
+        key = key_of(intent.secret)
+        await self._patch(
+            subject, Patch(Side.HOST, SECRETS, key, intent.secret_uid, {"metadata": {"annotations": annotation}, "data": data})
+        )
+
+    def _refusal(self, subject: Subject, error: ApiError) -> Refused:
+        ref = subject.spec.host_ref(self._caches.names, subject.key)
+        message = host_names_hidden(
+            error.message,
+            host_namespace=self._caches.names.host_namespace,
+            pairs=((ref.key.name, subject.key),) if ref is not None else (),
+        )
+        return Refused(error.reason or "SyncError", message)
+
+
+def _is_terminating(error: ApiError) -> bool:
+    causes: list[dict[str, Any]] = error.details.get("causes") or []
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+
+
+def _lingers(obj: Obj) -> bool:
+    """Whether an object that a DELETE answered with is still there: it waits for its grace period or for finalizers."""
+    metadata = obj["metadata"]
+    return is_deleting(obj) and bool(metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds"))

@@ -1,0 +1,70 @@
+"""What the syncer knows of every pair that is not simply in sync. Commands, metrics, events and the status page read this one ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from syncer.kube.types import Key
+
+
+class State(StrEnum):
+    """Where a pair stands. A pair without a row is in sync."""
+
+    WAITING = "waiting"
+    """Something that it depends on is not there yet; it goes on by itself."""
+    RETRYING = "retrying"
+    """The last attempt failed in a way that passes: network, conflict, overload."""
+    REFUSED = "refused"
+    """An API server, or the decision itself, said no; somebody has to change something."""
+    HELD = "held"
+    """A deletion that the virtual side does not explain waits for a person."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One pair that is not in sync. `since` and `next_try` are epoch seconds; `next_try` None means: when something changes."""
+
+    state: State
+    reason: str
+    since: float
+    next_try: float | None = None
+
+
+class Ledger:
+    """Rows by resource name and virtual key."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, Key], Row] = {}
+
+    def put(self, resource: str, key: Key, state: State, reason: str, *, now: float, next_try: float | None = None) -> bool:
+        """Record where a pair stands; True when the state or its reason is new. `since` is kept while the state stays the same."""
+        row = self._rows.get((resource, key))
+        if row is None or row.state != state:
+            self._rows[resource, key] = Row(state, reason, now, next_try)
+            return True
+        fresh = row.reason != reason
+        row.reason, row.next_try = reason, next_try
+        return fresh
+
+    def clear(self, resource: str, key: Key) -> Row | None:
+        """The pair is in sync; returns the row it had."""
+        return self._rows.pop((resource, key), None)
+
+    def get(self, resource: str, key: Key) -> Row | None:
+        """The row of a pair, None when it is in sync."""
+        return self._rows.get((resource, key))
+
+    def rows(self) -> Iterator[tuple[str, Key, Row]]:
+        """Every row."""
+        for (resource, key), row in self._rows.items():
+            yield resource, key, row
+
+    def counts(self) -> Counter[tuple[str, State]]:
+        """How many pairs stand where, by resource name and state."""
+        return Counter((resource, row.state) for (resource, _), row in self._rows.items())

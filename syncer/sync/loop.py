@@ -1,0 +1,248 @@
+"""One loop over the pairs of one resource: queue, decide, execute, remember how it went."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from syncer.errors import NETWORK_ERRORS, ApiError, FenceClosed, Held, NotFound, Refused, Stale, Throttled
+from syncer.kube.types import Key, Obj, Ref, Side
+from syncer.runtime.workers import Workers
+from syncer.runtime.workqueue import Priority, WorkQueue
+from syncer.sync.executor import Subject
+from syncer.sync.guard import Orphans
+from syncer.sync.intents import Delete, Pair, Wait
+from syncer.sync.ledger import Ledger, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from syncer.kube.client import Client
+    from syncer.sync.caches import Caches
+    from syncer.sync.executor import Executor
+    from syncer.sync.spec import SyncSpec
+    from syncer.sync.view import View
+
+log = structlog.get_logger("syncer.sync")
+
+_LOOK_AGAIN_AT_HOLD = 5.0
+_LOOK_AGAIN_AT_FENCE = 5.0
+_REFUSAL_QUIET_TRIES = 2
+"""How often a refusal is retried before it becomes an event: admission plugins of a starting cluster refuse for moments."""
+_ORPHAN_COUNT_FRESH = 5.0
+
+
+class Observer(Protocol):
+    """Where a loop reports; the daemon's metrics, in tests whatever is of interest."""
+
+    def reconciled(self, resource: str, outcome: str, seconds: float) -> None:
+        """One reconcile ended so, after that time."""
+        ...
+
+    def synced_after(self, resource: str, seconds: float) -> None:
+        """A pair is in sync that long after a change to it was first seen."""
+        ...
+
+
+class Loop:
+    """Brings every pair of `spec` in sync, again and again.
+
+    `clock` is monotonic seconds, `wall` epoch seconds. `wait_for(ref, loop, key)` subscribes a key to a Ref's next change.
+    """
+
+    def __init__(
+        self,
+        spec: SyncSpec,
+        *,
+        caches: Caches,
+        clients: Mapping[Side, Client],
+        executor: Executor,
+        ledger: Ledger,
+        observer: Observer,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        subscribe: Callable[[Iterable[Ref], Loop, Key], None],
+    ) -> None:
+        self.spec = spec
+        self.places = [(watch.side, watch.resource) for watch in spec.watches]
+        self.queue: WorkQueue[Key] = WorkQueue(group=lambda key: key.namespace)
+        self.workers = Workers(self.queue, self._reconcile, on_error=self._bug)
+        self._caches = caches
+        self._clients = clients
+        self._executor = executor
+        self._ledger = ledger
+        self._observer = observer
+        self._clock = clock
+        self._wall = wall
+        self._subscribe = subscribe
+        self._changed_at: dict[Key, float] = {}
+        self._waiting_since: dict[Key, float] = {}
+        self._orphans: dict[Side, tuple[float, Orphans]] = {}
+
+    def add(self, key: Key, priority: Priority) -> None:
+        """Have a pair decided; a change to it was seen now."""
+        if priority is not Priority.LOW:
+            self._changed_at.setdefault(key, self._clock())
+        self.queue.add(key, priority)
+
+    def scan(self) -> None:
+        """Queue every pair of both caches, behind everything else."""
+        for key in self._all_keys():
+            self.queue.add(key, Priority.LOW)
+
+    async def run(self) -> None:
+        """Work once all caches of the loop have listed completely, until cancelled."""
+        for place in self.places:
+            await self._caches.informers[place].synced.wait()
+        await self.workers.run()
+
+    def pair(self, key: Key, view: View) -> Pair:
+        """The pair as the caches have it; a host object that is not provably ours is none."""
+        virtual = host = None
+        if (ref := self.spec.virtual_ref(key)) is not None:
+            virtual = view.get(*ref)
+        if (ref := self.spec.host_ref(view.names, key)) is not None:
+            host = view.get(*ref)
+            if host is not None and self.spec.virtual_key(host, view) != key:
+                host = None
+        since = self._waiting_since.get(key)
+        return Pair(key, virtual, host, 0.0 if since is None else self._clock() - since)
+
+    async def _reconcile(self, key: Key) -> None:
+        started = self._clock()
+        outcome = await self._sorted_round(key)
+        self._observer.reconciled(self.spec.name, outcome, self._clock() - started)
+        if outcome == "synced" and (changed := self._changed_at.pop(key, None)) is not None:
+            self._observer.synced_after(self.spec.name, self._clock() - changed)
+
+    async def _sorted_round(self, key: Key) -> str:
+        """One round; every expected failure ends in the queue and the ledger. Returns the outcome's name."""
+        try:
+            return await self._round(key)
+        except Stale as error:
+            log.debug("pair.stale", resource=self.spec.name, key=str(key), reason=str(error))
+            self.queue.retry(key)
+            return "stale"
+        except Refused as error:
+            self._refused(key, error)
+            return "refused"
+        except Held as error:
+            self._put(key, State.HELD, str(error), _LOOK_AGAIN_AT_HOLD)
+            self.queue.add_after(key, _LOOK_AGAIN_AT_HOLD)
+            return "held"
+        except FenceClosed as error:
+            self._put(key, State.HELD, str(error), _LOOK_AGAIN_AT_FENCE)
+            self.queue.add_after(key, _LOOK_AGAIN_AT_FENCE)
+            return "fenced"
+        except Throttled as error:
+            delay = max(error.retry_after or 0.0, self.queue.retry(key))
+            self.queue.add_after(key, delay)
+            self._put(key, State.RETRYING, str(error), delay)
+            return "throttled"
+        except (ApiError, *NETWORK_ERRORS) as error:
+            delay = self.queue.retry(key)
+            if self._put(key, State.RETRYING, str(error) or type(error).__name__, delay):
+                log.warning("pair.retrying", resource=self.spec.name, key=str(key), error=str(error), again_in=round(delay, 1))
+            return "retried"
+
+    async def _round(self, key: Key) -> str:
+        await self._hydrate(key)
+        view = self._caches.view()
+        intents = self.spec.decide(self.pair(key, view), view)
+        outcome = await self._executor.carry_out(Subject(self.spec, key, self._count_orphans), intents)
+        self.queue.forget(key)
+        if outcome.again is not None:
+            self.queue.add_after(key, outcome.again)
+        if outcome.waits:
+            self._wait(key, outcome.waits)
+            return "waiting"
+        self._waiting_since.pop(key, None)
+        row = self._ledger.clear(self.spec.name, key)
+        if row is not None and row.state is not State.WAITING:
+            log.info("pair.recovered", resource=self.spec.name, key=str(key), state=row.state, after=round(self._wall() - row.since, 1))
+        if outcome.writes:
+            log.debug("pair.synced", resource=self.spec.name, key=str(key), writes=outcome.writes)
+        return "synced"
+
+    async def _hydrate(self, key: Key) -> None:
+        """Fetch, or let go of, the full form of a virtual object of which only metadata is watched."""
+        if self.spec.hydrate is None or (ref := self.spec.virtual_ref(key)) is None:
+            return
+        store = self._caches.stores[ref.side, ref.resource]
+        if (record := store.record(ref.key)) is None:
+            return
+        if not self.spec.hydrate(key, self._caches.view()):
+            if not record.partial:
+                store.demote(ref.key)
+            return
+        if record.partial:
+            try:
+                full = await self._clients[ref.side].get(ref.resource, ref.key)
+            except NotFound as error:
+                raise Stale(str(error)) from None
+            store.apply(full)
+
+    def _wait(self, key: Key, waits: list[Wait]) -> None:
+        now = self._clock()
+        since = self._waiting_since.setdefault(key, now)
+        limits = [wait.at_most for wait in waits if wait.at_most is not None]
+        again = max(0.0, min(limits) - (now - since)) if limits else None
+        if again is not None:
+            self.queue.add_after(key, again)
+        self._subscribe((ref for wait in waits for ref in wait.on), self, key)
+        self._put(key, State.WAITING, "; ".join(wait.reason for wait in waits), again)
+
+    def _refused(self, key: Key, error: Refused) -> None:
+        tries = self.queue.failures(key)
+        delay = self.queue.retry(key)
+        self._put(key, State.REFUSED, str(error), delay)
+        if tries == _REFUSAL_QUIET_TRIES:
+            log.warning("host.refused", resource=self.spec.name, key=str(key), reason=error.reason, message=str(error))
+        if tries >= _REFUSAL_QUIET_TRIES and (ref := self.spec.virtual_ref(key)) is not None:
+            self._executor.warn(ref, error.reason, f"{error} (tried again automatically)")
+
+    def _put(self, key: Key, state: State, reason: str, delay: float | None) -> bool:
+        now = self._wall()
+        return self._ledger.put(self.spec.name, key, state, reason, now=now, next_try=None if delay is None else now + delay)
+
+    def _bug(self, key: Key, error: BaseException) -> None:
+        """What no rule expects is a bug: say all about it, and keep the other pairs going."""
+        delay = self.queue.retry(key)
+        log.error("pair.bug", resource=self.spec.name, key=str(key), exc_info=error, again_in=round(delay, 1))
+        self._put(key, State.RETRYING, f"internal error: {type(error).__name__}: {error}", delay)
+        self._observer.reconciled(self.spec.name, "error", 0.0)
+
+    def _all_keys(self) -> set[Key]:
+        keys: set[Key] = set()
+        view = self._caches.view()
+        if (ref := self.spec.virtual_ref(Key("", ""))) is not None:
+            keys.update(self._caches.stores[ref.side, ref.resource].keys())
+        if (ref := self.spec.host_ref(view.names, Key("", ""))) is not None:
+            for host_key in self._caches.stores[ref.side, ref.resource].keys():  # noqa: SIM118  a Store is no dict
+                if (host := view.get(ref.side, ref.resource, host_key)) and (key := self.spec.virtual_key(host, view)):
+                    keys.add(key)
+        return keys
+
+    async def _count_orphans(self, side: Side) -> Orphans:
+        """How many pairs would lose their object on `side` only because the other one is absent, of all that have one there."""
+        counted = self._orphans.get(side)
+        if counted is not None and self._clock() - counted[0] < _ORPHAN_COUNT_FRESH:
+            return counted[1]
+        count = total = 0
+        for number, key in enumerate(self._all_keys()):
+            if number % 100 == 99:
+                await asyncio.sleep(0)
+            view = self._caches.view()
+            pair = self.pair(key, view)
+            mine: Obj | None = pair.host if side is Side.HOST else pair.virtual
+            if mine is None:
+                continue
+            total += 1
+            if (pair.virtual is None or pair.host is None) and any(
+                isinstance(intent, Delete) and intent.unexplained and intent.side is side for intent in self.spec.decide(pair, view)
+            ):
+                count += 1
+        self._orphans[side] = (self._clock(), Orphans(count, total))
+        return self._orphans[side][1]

@@ -1,0 +1,115 @@
+"""Events that the syncer itself writes, on either side. They collapse, and they never delay or fail other work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import structlog
+
+from syncer.errors import NETWORK_ERRORS, AlreadyExists, ApiError, NotFound
+from syncer.kube.types import EVENTS, Key, Lane, Obj, Side, key_of, uid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from syncer.kube.client import Client
+
+log = structlog.get_logger("syncer.sync")
+
+_BACKLOG = 1000
+"""Events waiting to be written; more are dropped, since events are a courtesy."""
+_REPEAT_AFTER = 300.0
+"""Seconds before the same event is written again (its count goes up)."""
+_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One event to write: on which object, in which machine-readable and human words."""
+
+    side: Side
+    regarding: Obj
+    reason: str
+    message: str
+
+    @property
+    def name(self) -> str:
+        """The same notice always has the same Event name, so that repeating it raises a count."""
+        digest = sha256(f"{uid_of(self.regarding)}\0{self.reason}\0{self.message}".encode()).hexdigest()
+        return f"{key_of(self.regarding).name[:200]}.{digest[:16]}"
+
+    def body(self, timestamp: str) -> Obj:
+        """The Event object. Cluster-scoped objects have theirs in the namespace default, as kubelet does."""
+        key = key_of(self.regarding)
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": self.name, "namespace": key.namespace or "default"},
+            "involvedObject": {
+                "apiVersion": self.regarding.get("apiVersion"),
+                "kind": self.regarding.get("kind"),
+                "namespace": key.namespace,
+                "name": key.name,
+                "uid": uid_of(self.regarding),
+            },
+            "type": "Warning",
+            "reason": self.reason,
+            "message": self.message[:1024],
+            "source": {"component": "syncer"},
+            "firstTimestamp": timestamp,
+            "lastTimestamp": timestamp,
+            "count": 1,
+        }
+
+
+class Recorder:
+    """Writes notices one after another, in the event lane. `clock` is monotonic seconds, `timestamp` RFC 3339 text."""
+
+    def __init__(self, clients: Mapping[Side, Client], *, clock: Callable[[], float], timestamp: Callable[[], str]) -> None:
+        self._clients = clients
+        self._clock = clock
+        self._timestamp = timestamp
+        self._queue: asyncio.Queue[Notice] = asyncio.Queue(_BACKLOG)
+        self._written: OrderedDict[tuple[Side, str], float] = OrderedDict()
+
+    def warn(self, notice: Notice) -> None:
+        """Have an event written soon; the same one not more often than each five minutes. Drops it when too many wait."""
+        known = (notice.side, notice.name)
+        now = self._clock()
+        if now - self._written.get(known, float("-inf")) < _REPEAT_AFTER:
+            return
+        try:
+            self._queue.put_nowait(notice)
+        except asyncio.QueueFull:
+            log.warning("event.dropped", reason=notice.reason)
+            return
+        self._written[known] = now
+        self._written.move_to_end(known)
+        if len(self._written) > _REMEMBERED:
+            self._written.popitem(last=False)
+
+    async def run(self) -> None:
+        """Write what is queued until cancelled. A failure is logged and the event forgotten."""
+        while True:
+            notice = await self._queue.get()
+            try:
+                await self._write(notice)
+            except (ApiError, *NETWORK_ERRORS) as error:
+                log.warning("event.not_written", side=notice.side, reason=notice.reason, error=str(error))
+
+    async def _write(self, notice: Notice) -> None:
+        client = self._clients[notice.side]
+        body = notice.body(self._timestamp())
+        key = key_of(body)
+        try:
+            await client.create(EVENTS, key.namespace, body, lane=Lane.EVENT)
+        except AlreadyExists:
+            old = await client.get(EVENTS, Key(key.namespace, key.name))
+            again = {"count": int(old.get("count") or 1) + 1, "lastTimestamp": body["lastTimestamp"]}
+            await client.patch(EVENTS, key, again, lane=Lane.EVENT)
+        except NotFound:
+            log.debug("event.namespace_gone", namespace=key.namespace)
