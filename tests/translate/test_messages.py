@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from syncer.kube.types import Key
+from syncer.translate.messages import host_names_hidden
+
+PAIRS = (
+    ("web-x-default-x-vc", Key("default", "web")),
+    ("web-x-default-x-vc-2", Key("default", "web-2")),
+    ("cfg-x-default-x-vc", Key("default", "cfg")),
+    ("db-x-data-x-vc", Key("data", "db")),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("Started container app", "Started container app"),
+        ('pods "web-x-default-x-vc" is forbidden', 'pods "web" is forbidden'),
+        ("web-x-default-x-vc-2 and web-x-default-x-vc.", "web-2 and web."),
+        ('configmap "cfg-x-default-x-vc" not found', 'configmap "cfg" not found'),
+        ("object tenants/cfg-x-default-x-vc not registered", "object default/cfg not registered"),
+        ("tenants/db-x-data-x-vc", "data/db"),
+        ('namespaces "tenants" is being terminated', 'namespaces "default" is being terminated'),
+        ("failed container=app pod=web-x-default-x-vc_tenants(5f3a)", "failed container=app pod=web_default(v-uid)"),
+        ("lookup db-x-data-x-vc.tenants.svc.cluster.local", "lookup db.default.svc.cluster.local"),
+        ("claim web-x-default-x-vc-scratch-7xk2p, not xweb-x-default-x-vcx", "claim web-scratch-7xk2p, not xweb-x-default-x-vcx"),
+        ("quota tenants-quota, pool my-tenants, file xtenants", "quota tenants-quota, pool my-tenants, file xtenants"),
+    ],
+)
+def test_host_names_hidden(text: str, shown: str) -> None:
+    assert host_names_hidden(text, host_namespace="tenants", pairs=PAIRS, replacements=(("5f3a", "v-uid"),)) == shown
+
+
+def test_without_a_known_object() -> None:
+    assert host_names_hidden("in tenants", host_namespace="tenants", pairs=()) == "in (host)"
+
+
+def test_a_namespace_that_is_a_pattern() -> None:
+    assert host_names_hidden("a-b axb", host_namespace="a-b", pairs=(("a.b", Key("n", "v")),)) == "n axb"
