@@ -44,7 +44,9 @@ class Authority:
         self.key = directory / f"{name}.key"
         if not (self.cert.exists() and self.key.exists()):
             key = _make_key(self.key)
-            _write(self.cert, _sign(_subject(name, ()), key, issuer=_subject(name, ()), issuer_key=key, extensions=_authority_extensions()))
+            _write(
+                self.cert, _sign(_subject(name, ()), key, issuer=_subject(name, ()), issuer_key=key, extensions=_authority_extensions(key))
+            )
 
     def issue(
         self,
@@ -60,7 +62,7 @@ class Authority:
         """
         issued = Certificate(self.directory / f"{name}.crt", self.directory / f"{name}.key")
         authority = x509.load_pem_x509_certificate(self.cert.read_bytes())
-        extensions = _leaf_extensions(usage, sorted(set(sans)))
+        extensions = _leaf_extensions(authority, usage, sorted(set(sans)))
         if issued.key.exists() and issued.cert.exists():
             had = x509.load_pem_x509_certificate(issued.cert.read_bytes())
             same = had.subject == _subject(common_name, organizations) and [e.value for e in had.extensions] == [e for e, _ in extensions]
@@ -93,12 +95,18 @@ def _subject(common_name: str, organizations: Sequence[str]) -> x509.Name:
 _Extensions = list[tuple[x509.ExtensionType, bool]]
 
 
-def _authority_extensions() -> _Extensions:
-    return [(x509.BasicConstraints(ca=True, path_length=None), True), (_key_usage(sign=True), True)]
+def _authority_extensions(key: ec.EllipticCurvePrivateKey) -> _Extensions:
+    return [
+        (x509.BasicConstraints(ca=True, path_length=None), True),
+        (_key_usage(sign=True), True),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+    ]
 
 
-def _leaf_extensions(usage: str, sans: list[str]) -> _Extensions:
+def _leaf_extensions(authority: x509.Certificate, usage: str, sans: list[str]) -> _Extensions:
+    identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     extensions: _Extensions = [
+        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False),
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_key_usage(sign=False), True),
         (x509.ExtendedKeyUsage([_USAGE[usage]]), False),

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "lab"
 BRIDGE_ADDRESS = "172.30.0.1"  # on the node's bridge; pods reach API servers and the virtual DNS there
+POD_RANGE = "10.244.0.0/16"
+HOST_SERVICE_RANGE = "10.96.0.0/16"
+VIRTUAL_SERVICE_RANGE = "10.97.0.0/16"  # unless a virtual cluster is started with another one; never the host's
 _PORTS = range(17000, 20000)  # below the node ports (30000-32767) and below the ephemeral ports (32768-60999)
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
 

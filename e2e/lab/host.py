@@ -1,0 +1,76 @@
+"""The host cluster of a lab: etcd, API server, controller manager, scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from e2e.kubernetes.catalogue import kubernetes_version
+from e2e.lab import kubeconfig, pki
+from e2e.lab.cluster import ControlPlane, Settings
+from e2e.lab.state import HOST_SERVICE_RANGE, POD_RANGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from e2e.lab.state import Lab
+
+
+class HostCluster(ControlPlane):
+    """The host cluster of a lab; there is one."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab, "host", lab.dir / "host")
+
+    def up(self, *, version: str | None = None, scheduler: bool | None = None) -> None:
+        """Start it and wait until it is usable. Running or left over from a crash is fine: what is there is used.
+
+        Without a `scheduler` pods stay pending until something else binds them. What is not said stays as it was at the first start.
+        """
+        had = self.settings if self.exists else Settings(kubernetes_version(version), HOST_SERVICE_RANGE, "etcd", scheduler=True)
+        self.save(
+            replace(
+                had,
+                version=kubernetes_version(version) if version else had.version,
+                scheduler=had.scheduler if scheduler is None else scheduler,
+            )
+        )
+        self.start()
+
+    def create_namespace(self, name: str) -> None:
+        """Make a namespace unless it exists."""
+        self.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+    def grant(self, namespace: str, user: str, rules: Sequence[dict[str, Any]]) -> Path:
+        """The kubeconfig of a user who may do what `rules` (of a Role) say in `namespace`, and nothing else.
+
+        Called again for the same user it replaces the rules.
+        """
+        self.create_namespace(namespace)
+        rbac = "rbac.authorization.k8s.io"
+        role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": user, "namespace": namespace}, "rules": list(rules)}
+        binding = {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": user, "namespace": namespace},
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": user},
+            "subjects": [{"apiGroup": rbac, "kind": "User", "name": user}],
+        }
+        self.api.apply(role)
+        self.api.apply(binding)
+        return self.client_kubeconfig(user, namespace=namespace)
+
+    def client_kubeconfig(self, user: str, organizations: Sequence[str] = (), *, namespace: str = "default") -> Path:
+        """The kubeconfig of a user with a client certificate; what it may do is RBAC's matter."""
+        client = pki.Authority(self.tls, "client-ca").issue(f"user-{user}", user, organizations)
+        path = self.dir / "users" / f"{user}.kubeconfig"
+        return kubeconfig.write(path, self.server, self.tls / "server-ca.crt", client.cert, client.key, self.name, namespace=namespace)
+
+    def _controller_flags(self) -> Sequence[str]:
+        return (
+            "--allocate-node-cidrs=true",
+            f"--cluster-cidr={POD_RANGE}",
+            f"--service-cluster-ip-range={self.service_range}",
+            "--node-monitor-period=2s",
+        )

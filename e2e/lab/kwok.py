@@ -1,0 +1,82 @@
+"""Simulated nodes: kwok answers for kubelets, so pods are Running at once and nothing runs.
+
+For machines without root, and for benchmarks. Its rules ("stages") are taken from kwok's own module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from e2e.errors import LabError
+from e2e.kubernetes import binaries, golang
+from e2e.lab import process
+from e2e.lab.state import BRIDGE_ADDRESS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from e2e.lab.cluster import ControlPlane
+
+NAME = "kwok"
+_MARK = "kwok.x-k8s.io/node"
+_STAGES = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
+_POD_RANGE = "10.245.0.0/16"  # addresses that no packet ever has
+
+
+def start(cluster: ControlPlane, nodes: int = 1) -> list[str]:
+    """Give the cluster `nodes` simulated nodes, each of room for 1000 pods, and wait until they are Ready; their names."""
+    stages = [argument for path in _stage_files(cluster) for argument in ("--config", path)]
+    process.spawn(
+        cluster.dir,
+        NAME,
+        [
+            binaries.ensure(NAME)[NAME],
+            f"--kubeconfig={cluster.kubeconfig}",
+            f"--manage-nodes-with-annotation-selector={_MARK}=fake",
+            f"--cidr={_POD_RANGE}",
+            f"--node-ip={BRIDGE_ADDRESS}",
+            "--node-lease-duration-seconds=40",
+            *stages,
+        ],
+    )
+    names = [f"simulated-{number}" for number in range(1, nodes + 1)]
+    for name in names:
+        cluster.api.apply(_node(name))
+    process.wait_ready(cluster.dir, NAME, lambda: all(_is_ready(cluster, name) for name in names))
+    return names
+
+
+def _node(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "annotations": {_MARK: "fake"},
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "type": "kwok"},
+        },
+        "status": {"allocatable": _CAPACITY, "capacity": _CAPACITY},
+    }
+
+
+_CAPACITY = {"cpu": "32", "memory": "256Gi", "pods": "1000"}
+
+
+def _is_ready(cluster: ControlPlane, name: str) -> bool:
+    node = cluster.api.get(f"/api/v1/nodes/{name}")
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
+
+
+def _stage_files(cluster: ControlPlane) -> list[Path]:
+    """Stages, copied beside the cluster so that a restart needs neither Go nor its module cache."""
+    directory = cluster.dir / "kwok"
+    if not directory.exists():
+        source = golang.module_source(NAME) / "kustomize" / "stage"
+        texts = {path.name: path.read_text() for stage in _STAGES for path in sorted((source / stage).glob("*.yaml"))}
+        texts.pop("kustomization.yaml", None)
+        if not texts:
+            raise LabError(f"{source} has no stages: this kwok version keeps them elsewhere")
+        directory.mkdir(parents=True)
+        for name, text in texts.items():
+            (directory / name).write_text(text)
+    return sorted(directory.glob("*.yaml"))
