@@ -1,0 +1,357 @@
+"""A small real HTTP API server, in-process: `async with FakeApiServer() as api: ...` and then talk to `api.url`.
+
+It answers as kube-apiserver 1.36 does, as far as this project goes; `tests/test_fakes.py` holds it to that, and the same
+table can be run against a real one. What it has not: managedFields, RBAC, admission (plugins, webhooks, quotas), most
+of validation and defaulting, protobuf, HTTP/2, controllers (but for emptying namespaces), kubelets (a pod that is deleted
+gracefully stays until somebody deletes it with grace 0, as the kubelet would).
+
+Virtual time (`@pytest.mark.looptime`): server, client and sockets share one loop. looptime polls the sockets each round
+and moves its clock only after 42 rounds without anything to do; bytes written to a loopback socket are readable at once,
+so a request takes no virtual time, and all delays here are timers of the loop. Two things to know: without any timer pending the
+loop waits for I/O in real time, as it should; and work in threads (looking up a host name) makes the clock follow real
+time, so `url` holds an address, not a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+import trustme
+from aiohttp import web
+
+from syncer.kube import types
+from syncer.kube.types import NAMESPACES, Key, Obj, Resource, key_of
+from tests.fakes.faults import Fault
+from tests.fakes.handlers import Features, Handlers, accepts_partial, as_partial, decode
+from tests.fakes.patches import merge
+from tests.fakes.registry import Registry
+from tests.fakes.requests import Logged, Match, Request, parse
+from tests.fakes.statuses import Failure
+from tests.fakes.storage import Storage
+from tests.fakes.watching import Watch
+
+SERVED = tuple(value for value in vars(types).values() if isinstance(value, Resource))
+"""Types that every fake server knows: those of syncer.kube.types."""
+
+
+class FakeApiServer:
+    """One API server. Starts with the namespaces default, kube-system and kube-public.
+
+    `now` gives seconds since the epoch for its timestamps. `tls` gives it a certificate of its own CA: `ssl` is then a
+    client context that trusts it. With `tokens` set, requests need one of them as bearer token.
+    Counters: `requests` (answered, in order of their answers), `in_flight`, `peak`.
+    """
+
+    def __init__(
+        self,
+        *,
+        resources: Iterable[Resource] = (),
+        now: Callable[[], float] = time.time,
+        service_cidr: str = "10.96.0.0/16",
+        first_revision: int = 0,
+        tls: bool = False,
+        tokens: Iterable[str] = (),
+    ) -> None:
+        self.registry = Registry(Storage(first_revision), (*SERVED, *resources), now, service_cidr)
+        self.features = Features()
+        self.tokens = set(tokens)
+        self.requests: list[Logged] = []
+        self.in_flight = 0
+        self.peak = 0
+        self.port = 0
+        self.ca = trustme.CA() if tls else None
+        self.ssl: ssl.SSLContext | None = None
+        self._server_ssl: ssl.SSLContext | None = None
+        if self.ca:
+            self._server_ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.ca.issue_cert("127.0.0.1", "localhost").configure_cert(self._server_ssl)
+            self.ssl = ssl.create_default_context(cadata=self.ca.cert_pem.bytes().decode())
+        self._handlers = Handlers(self.registry, self.features)
+        self._faults: list[Fault] = []
+        self._watches: set[Watch] = set()
+        self._hanging = False
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+        self._reserved: socket.socket | None = None
+        self._http: web.Server | None = None
+        self._listener: asyncio.Server | None = None
+        self._make_namespaces()
+
+    # Lifecycle
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end; stays the same over stop and start."""
+        return f"{'https' if self.ca else 'http'}://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+        if self._reserved:
+            self._reserved.close()
+
+    async def start(self) -> None:
+        """Listen, on the same port as before."""
+        if self._reserved is None:  # bound but not listening: nobody else gets the port while we are stopped
+            self._reserved = _bind(0)
+            self.port = self._reserved.getsockname()[1]
+        self._http = web.Server(self._handle, handler_cancellation=True, access_log=None)
+        self._listener = await asyncio.get_running_loop().create_server(self._http, sock=_bind(self.port), ssl=self._server_ssl)
+
+    async def stop(self) -> None:
+        """As a crash: all connections break, new ones are refused; data stay."""
+        if self._listener is None or self._http is None:
+            return
+        self._listener.close()
+        for connection in self._http.connections:
+            if connection.transport:
+                connection.transport.abort()
+        await self._http.shutdown(0.1)
+        self._listener = self._http = None
+
+    def wipe(self) -> None:
+        """Another, empty cluster at the same address: low revisions, new uids; open connections break."""
+        self.registry.storage = Storage()
+        self._make_namespaces()
+        self.drop_watches()
+
+    def _make_namespaces(self) -> None:
+        for name in ("default", "kube-system", "kube-public"):
+            self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+    # Direct access
+
+    @property
+    def revision(self) -> int:
+        """The newest resourceVersion."""
+        return self.registry.storage.revision
+
+    def create(self, obj: Obj) -> Obj:
+        """As a POST would: checked and completed; raises statuses.Failure. Returns a copy of what is stored."""
+        return copy.deepcopy(self.registry.create(self.registry.resource_of(obj), key_of(obj).namespace, obj))
+
+    def put(self, obj: Obj) -> Obj:
+        """Store as given, whatever it is, over what was there; missing uid, creationTimestamp and namespace are made."""
+        obj = copy.deepcopy(obj)
+        resource, key = self.registry.resource_of(obj), key_of(obj)
+        if resource.namespaced and not self.registry.storage.get(NAMESPACES, Key("", key.namespace)):
+            self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": key.namespace}})
+        had = self.registry.storage.get(resource, key)
+        for field in ("uid", "creationTimestamp"):
+            made = had["metadata"][field] if had else {"uid": self.registry.new_uid, "creationTimestamp": self.registry.timestamp}[field]()
+            obj["metadata"].setdefault(field, made)
+        return copy.deepcopy(self.registry.storage.write(resource, obj))
+
+    def change(self, resource: Resource, key: Key, patch: Obj) -> Obj:
+        """Merge-patch what is stored, status and all, without checks: what a controller or kubelet of that cluster does."""
+        return self.put(merge(self.registry.get(resource, key), patch))
+
+    def get(self, resource: Resource, key: Key) -> Obj | None:
+        """A copy, or None."""
+        return copy.deepcopy(self.registry.storage.get(resource, key))
+
+    def objects(self, resource: Resource, namespace: str = "") -> list[Obj]:
+        """Copies, sorted by namespace and name."""
+        return copy.deepcopy(self.registry.storage.objects(resource, namespace))
+
+    def remove(self, resource: Resource, key: Key) -> None:
+        """Gone at once, in spite of finalizers and grace."""
+        self.registry.remove(resource, key)
+
+    def collect_garbage(self) -> list[Key]:
+        """Delete objects all of whose owners are gone, as the garbage collector does; their keys."""
+        return self.registry.collect_garbage()
+
+    def compact(self, *, as_status: bool = False) -> None:
+        """Forget the history: a watch from an older revision gets 410, in an ERROR event or as HTTP status."""
+        self.registry.storage.compact()
+        self.features.gone_as_status = as_status
+
+    def register(self, resource: Resource) -> None:
+        """Serve one more type."""
+        self.registry.resources[resource.api_version, resource.plural] = resource
+
+    # Faults
+
+    def fault(
+        self,
+        match: Match,
+        *,
+        status: int | None = None,
+        reason: str = "",
+        message: str = "",
+        retry_after: float | None = None,
+        delay: float = 0.0,
+        drop: bool = False,
+        hang: bool = False,
+        after: bool = False,
+        times: int | None = None,
+    ) -> Fault:
+        """Make matching requests go wrong: `delay` first, then one of `hang` (no answer ever), `drop` (connection reset) or `status`.
+
+        With `after` the request takes effect before that. The oldest rule that matches counts; `times` None is for ever.
+        """
+        fault = Fault(
+            match=match,
+            status=status,
+            reason=reason,
+            message=message,
+            retry_after=retry_after,
+            delay=delay,
+            drop=drop,
+            hang=hang,
+            after=after,
+            times=times,
+        )
+        self._faults.append(fault)
+        return fault
+
+    def clear_faults(self) -> None:
+        """Lift all rules."""
+        self._faults.clear()
+
+    def pause(self) -> None:
+        """Answer nothing until `resume`: requests wait, watches are silent."""
+        self._unpaused.clear()
+
+    def resume(self) -> None:
+        """End `pause`."""
+        self._unpaused.set()
+        self._wake_watches()
+
+    @property
+    def watches(self) -> int:
+        """How many watches are open."""
+        return len(self._watches)
+
+    def drop_watches(self, *, clean: bool = False) -> None:
+        """End all open watches: connection reset, or a clean end as at a timeout."""
+        for watch in self._watches:
+            watch.end = "clean" if clean else "abort"
+        self._wake_watches()
+
+    def hang_watches(self) -> None:
+        """Half-open from now on: watches, also new ones, are accepted and get nothing, not even an end."""
+        self._hanging = True
+
+    def resume_watches(self) -> None:
+        """End `hang_watches`; what they missed is delivered."""
+        self._hanging = False
+        self._wake_watches()
+
+    def send_bookmarks(self) -> None:
+        """Send a bookmark on all watches that asked for them."""
+        for watch in self._watches:
+            watch.bookmark_now = watch.bookmarks
+        self._wake_watches()
+
+    def _wake_watches(self) -> None:
+        for watch in self._watches:
+            watch.wake.set()
+
+    # HTTP
+
+    async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        code = 0
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            response = await self._respond(http)
+            code = response.status if http.transport and not http.transport.is_closing() else 0
+            return response
+        finally:
+            self.in_flight -= 1
+            self.requests.append(Logged(http.method, http.path, code))
+
+    async def _respond(self, http: web.BaseRequest) -> web.StreamResponse:
+        try:
+            body = decode(await http.content.read(), http.content_type)
+        except Failure as failure:
+            return _failed(failure)
+        request = parse(http.method, http.path, http.query, http.headers, body, self.registry.resources)
+        fault = next((fault for fault in self._faults if fault.strikes(request)), None)
+        await self._unpaused.wait()
+        if fault and not fault.after:
+            struck = await _strike(fault, http)
+            if struck:
+                return struck
+        try:
+            self._authenticate(http)
+            partial = accepts_partial(http.headers.get("Accept", ""))
+            if request.verb == "watch":
+                return await self._stream(http, request, partial)
+            code, answer = await self._handlers.answer(request)
+        except Failure as failure:
+            return _failed(failure)
+        struck = await _strike(fault, http) if fault and fault.after else None
+        if struck:
+            return struck
+        if isinstance(answer, str):
+            return web.Response(text=answer)
+        return _json(code, as_partial(answer) if partial else answer)
+
+    def _authenticate(self, http: web.BaseRequest) -> None:
+        if self.tokens and http.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
+            raise Failure(401, "Unauthorized", "Unauthorized")
+
+    async def _stream(self, http: web.BaseRequest, request: Request, partial: bool) -> web.StreamResponse:
+        watch = await self._handlers.open_watch(request)
+        watch.held = lambda: self._hanging or not self._unpaused.is_set()
+        self._watches.add(watch)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.enable_chunked_encoding()
+        try:
+            await watch.wait_while_held()
+            await response.prepare(http)
+            async with contextlib.aclosing(watch.events()) as events:
+                async for event in events:
+                    seen = {**event, "object": as_partial(event["object"])} if partial else event
+                    await response.write(orjson.dumps(seen) + b"\n")
+            if watch.end == "abort" and http.transport:
+                http.transport.abort()
+        finally:
+            self._watches.discard(watch)
+        return response
+
+
+async def _strike(fault: Fault, http: web.BaseRequest) -> web.Response | None:
+    if fault.delay:
+        await asyncio.sleep(fault.delay)
+    if fault.hang:
+        await asyncio.get_running_loop().create_future()
+    if fault.drop and http.transport:
+        http.transport.abort()
+        return web.Response()
+    return _failed(fault.failure(), fault.retry_after) if fault.status else None
+
+
+def _failed(failure: Failure, retry_after: float | None = None) -> web.Response:
+    response = _json(failure.code, failure.status())
+    if retry_after is None:
+        retry_after = (failure.details or {}).get("retryAfterSeconds")
+    if retry_after is not None:
+        response.headers["Retry-After"] = f"{retry_after:g}"
+    return response
+
+
+def _json(code: int, body: Any) -> web.Response:
+    return web.Response(status=code, body=orjson.dumps(body), content_type="application/json")
+
+
+def _bind(port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
