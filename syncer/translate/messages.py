@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from syncer.kube.types import Key
 
-
 _UNKNOWN = "(host)"
 
 
