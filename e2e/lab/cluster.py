@@ -110,7 +110,11 @@ class ControlPlane:
         return self.exists and all(process.alive(self.dir, name) for name in self._process_names())
 
     def start(self) -> None:
-        """Start what is not running and wait until it is usable: the API server is ready and made service accounts."""
+        """Start what is not running and wait until it is usable: the API server is ready, and there are service accounts.
+
+        What a crash left, processes without a record, ends first.
+        """
+        process.kill_strays(self.dir, keep_recorded=True)
         self._start_datastore()
         self.issue_certificates()
         self.start_apiserver()
@@ -136,6 +140,8 @@ class ControlPlane:
 
     def start_apiserver(self) -> None:
         """Start the API server unless it runs, and wait until it is ready."""
+        if process.alive(self.dir, apiserver.NAME):
+            self.resume()  # a test that crashed may have left it paused
         apiserver.start(self, self._datastore.endpoint(self), self._apiserver_flags())
         process.wait_ready(self.dir, apiserver.NAME, self.api.ready)
 

@@ -46,6 +46,14 @@ def start(cluster: ControlPlane, nodes: int = 1) -> list[str]:
     return names
 
 
+def stop(cluster: ControlPlane) -> None:
+    """Take the simulated nodes away, with the pods on them."""
+    process.stop(cluster.dir, NAME, grace=0)
+    for node in cluster.api.get("/api/v1/nodes")["items"]:
+        if _MARK in node["metadata"].get("annotations", {}):
+            cluster.api.delete(f"/api/v1/nodes/{node['metadata']['name']}")
+
+
 def _node(name: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",

@@ -120,9 +120,10 @@ def strays(directory: Path) -> list[int]:
     return sorted(found)
 
 
-def kill_strays(directory: Path) -> list[int]:
-    """End what `strays()` finds, at once; gives back their pids."""
-    pids = strays(directory)
+def kill_strays(directory: Path, *, keep_recorded: bool = False) -> list[int]:
+    """End what `strays()` finds, at once; gives back their pids. With `keep_recorded` those that a record of `directory` names stay."""
+    kept = {pid_of(directory, name) for name in names(directory)} if keep_recorded else set()
+    pids = [pid for pid in strays(directory) if pid not in kept]
     for pid in pids:
         _kill(pid, signal.SIGKILL)
     if not _wait_gone(lambda: all(_start_time(pid) is None for pid in pids), 10):

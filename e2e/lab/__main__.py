@@ -1,0 +1,126 @@
+"""`python -m e2e.lab`: a Kubernetes on this machine, from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from e2e.errors import LabError
+from e2e.lab import kwok
+from e2e.lab.host import HostCluster
+from e2e.lab.state import Lab, all_labs
+from e2e.lab.teardown import down
+from e2e.lab.virtual import VirtualCluster, virtual_clusters
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    try:
+        lab = Lab(arguments.lab) if arguments.lab else Lab.current()
+        command = {"up": _up, "down": _down, "status": _status, "virtual": _virtual, "remove": _remove, "list": _list}[arguments.command]
+        command(lab, arguments)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; `down` clears away what was started", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m e2e.lab", description="A real Kubernetes on this machine, for tests and demos.")
+    parser.add_argument("--lab", help="name of the lab; several may run side by side (default: $LAB_NAME, else 'lab')")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", help="start the host cluster and a node; after a crash, mend it")
+    _add_version(up)
+    up.add_argument("--no-scheduler", action="store_true", help="leave the scheduler out")
+    up.add_argument("--simulated-nodes", type=int, metavar="N", help="simulate N nodes (kwok) instead of starting a real one")
+
+    commands.add_parser("down", help="end everything of the lab and delete its files")
+    commands.add_parser("status", help="clusters, processes and memory")
+    commands.add_parser("list", help="all labs of this user")
+
+    virtual = commands.add_parser("virtual", help="start a virtual control plane, with its Services on the host")
+    virtual.add_argument("name")
+    virtual.add_argument("--namespace", help="host namespace (default: vcluster-NAME)")
+    virtual.add_argument("--datastore", choices=("kine", "etcd"), help="default: kine with SQLite, as k3s has it")
+    virtual.add_argument("--service-range", metavar="CIDR", help="default: 10.97.0.0/16")
+    _add_version(virtual)
+
+    remove = commands.add_parser("remove", help="end a virtual control plane and delete its files and its host namespace")
+    remove.add_argument("name")
+    return parser
+
+
+def _add_version(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--version", metavar="X.Y.Z", help="Kubernetes version (default: $KUBERNETES_VERSION, else the newest known)")
+
+
+def _up(lab: Lab, arguments: argparse.Namespace) -> None:
+    start = time.monotonic()
+    host = HostCluster(lab)
+    with lab.locked():
+        host.up(version=arguments.version, scheduler=False if arguments.no_scheduler else None)
+        print(f"host cluster, Kubernetes {host.version}: usable after {time.monotonic() - start:.1f} s")
+        names = kwok.start(host, arguments.simulated_nodes or 1)
+        print(f"nodes are simulated ({', '.join(names)}): pods say that they run, but nothing does")
+    print(f"export KUBECONFIG={host.kubeconfig}")
+
+
+def _virtual(lab: Lab, arguments: argparse.Namespace) -> None:
+    start = time.monotonic()
+    virtual = VirtualCluster(lab, arguments.name)
+    with lab.locked():
+        virtual.up(
+            namespace=arguments.namespace,
+            datastore=arguments.datastore,
+            version=arguments.version,
+            service_range=arguments.service_range,
+        )
+    print(f"virtual cluster {virtual.name}, Kubernetes {virtual.version}: usable after {time.monotonic() - start:.1f} s")
+    print(f"host namespace {virtual.host_namespace}, API {virtual.service_address}:443, DNS {virtual.dns_address}:53")
+    print(f"export KUBECONFIG={virtual.kubeconfig}")
+
+
+def _remove(lab: Lab, arguments: argparse.Namespace) -> None:
+    virtual = VirtualCluster(lab, arguments.name)
+    if not virtual.exists:
+        raise LabError(f"there is no virtual cluster {arguments.name!r} in lab {lab.name!r}")
+    with lab.locked():
+        virtual.remove()
+
+
+def _down(lab: Lab, _: argparse.Namespace) -> None:
+    start = time.monotonic()
+    if not lab.exists:
+        print(f"lab {lab.name!r} does not exist")
+        return
+    down(lab)
+    print(f"lab {lab.name!r} is gone after {time.monotonic() - start:.1f} s")
+
+
+def _list(_: Lab, __: argparse.Namespace) -> None:
+    for lab in all_labs():
+        print(f"{lab.name}\t{'running' if HostCluster(lab).running() else 'not running'}\t{lab.dir}")
+
+
+def _status(lab: Lab, _: argparse.Namespace) -> None:
+    if not lab.exists:
+        raise LabError(f"lab {lab.name!r} does not exist: python -m e2e.lab --lab {lab.name} up")
+    table = Table("cluster", "version", "process", "pid", "MiB", "kubeconfig")
+    for cluster in (HostCluster(lab), *virtual_clusters(lab)):
+        if cluster.exists:
+            for number, (name, pid, size) in enumerate(cluster.status()):
+                first = [cluster.name, cluster.version, str(cluster.kubeconfig)] if number == 0 else ["", "", ""]
+                table.add_row(first[0], first[1], name, str(pid) if pid else "[red]dead", f"{size / 2**20:.0f}", first[2])
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
