@@ -7,6 +7,7 @@ leadership) is read from its owner at the moment of a scrape: see `Metrics.regis
 from __future__ import annotations
 
 from enum import Enum
+from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
 import prometheus_client
@@ -58,9 +59,9 @@ class Reading(NamedTuple):
 
 
 class Metrics:
-    """All metrics of one daemon, in a registry of their own. `version` is the program's."""
+    """All metrics of one daemon, in a registry of their own."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self) -> None:
         # Each counter and histogram would export its time of birth besides: a third more series that nobody asks for.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
         self._registry = CollectorRegistry()
@@ -96,7 +97,6 @@ class Metrics:
         self._reconcile_children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._request_children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         self._lag_children: dict[str, Histogram] = {}
-        self._version = version
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
@@ -141,7 +141,7 @@ class Metrics:
                     family = families[measure] = kind(measure.series, measure.meaning, labels=measure.labels)
                 family.add_metric(labels, value)
         yield from families.values()
-        yield InfoMetricFamily("syncer_build", "What is running.", {"version": self._version})
+        yield InfoMetricFamily("syncer_build", "What is running.", {"version": version("syncer")})
 
     def render(self) -> bytes:
         """Everything, in the text format of `CONTENT_TYPE`."""
