@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import base64
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 import trustme
@@ -34,6 +33,10 @@ class Tiny:
         self.requests.append(request)
         await request.read()
         return await self.handler(request)
+
+
+Serve: TypeAlias = "Callable[..., Awaitable[Tiny]]"
+Connect: TypeAlias = "Callable[..., Awaitable[Client]]"
 
 
 @asynccontextmanager
@@ -108,7 +111,3 @@ class Files:
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     return Files(tmp_path / "kubeconfig")
-
-
-def b64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
