@@ -25,6 +25,9 @@ MARK = "SYNCER_LAB_DIR"
 
 def spawn(directory: Path, name: str, argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
     """Start `argv` as a daemon in its own session, unless it is alive. `env` is added to ours; `cwd` defaults to `directory`."""
+    pid = pid_of(directory, name)
+    if pid is not None and _is_ending(pid):
+        _wait_gone(lambda: not alive(directory, name), 10)  # killed a moment ago: it still holds its ports and files
     if alive(directory, name):
         return
     for folder in ("pids", "logs"):
@@ -197,12 +200,22 @@ def _wait_gone(gone: Callable[[], bool], seconds: float) -> bool:
 
 def _start_time(pid: int) -> int | None:
     """Start of the process in clock ticks since boot; None when it is not there or only waits to be reaped."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+
+
+def _is_ending(pid: int) -> bool:
+    fields = _stat(pid)
+    return fields is None or bool(int(fields[6]) & 0x4)  # PF_EXITING
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/<pid>/stat from the state on."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = text.rpartition(")")[2].split()  # the name before it may contain spaces and brackets
-    return None if fields[0] in "ZX" else int(fields[19])
+    return text.rpartition(")")[2].split()  # the name before it may contain spaces and brackets
 
 
 def _boot_id() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from e2e.errors import LabError
 from e2e.kubernetes.catalogue import kubernetes_version
@@ -38,6 +38,19 @@ def virtual_clusters(lab: Lab) -> list[VirtualCluster]:
     return [VirtualCluster(lab, path.parent.name) for path in sorted((lab.dir / "virtual").glob("*/cluster.json"))]
 
 
+class VirtualOptions(TypedDict, total=False):
+    """How to start a virtual cluster; None is the same as leaving it out.
+
+    Defaults: `namespace` of the host `vcluster-<name>`, `datastore` kine, Kubernetes `version` that of KUBERNETES_VERSION, `service_range`
+    10.97.0.0/16.
+    """
+
+    namespace: str | None
+    datastore: Literal["kine", "etcd"] | None
+    version: str | None
+    service_range: str | None
+
+
 class VirtualCluster(ControlPlane):
     """The virtual cluster `name` of a lab."""
 
@@ -65,30 +78,21 @@ class VirtualCluster(ControlPlane):
         """Where its CoreDNS listens, on the bridge."""
         return self.port("dns")
 
-    def up(
-        self,
-        *,
-        namespace: str | None = None,
-        datastore: Literal["kine", "etcd"] | None = None,
-        version: str | None = None,
-        service_range: str | None = None,
-    ) -> None:
-        """Start it and wait until it is usable. The host must be up; what is not said stays as it was at the first start.
-
-        At first it gets the namespace `vcluster-<name>`, kine, the Kubernetes version of KUBERNETES_VERSION and 10.97.0.0/16.
-        """
+    def up(self, **options: Unpack[VirtualOptions]) -> None:
+        """Start it and wait until it is usable. The host must be up; what is not said stays as it was at the first start."""
         if not self.host.running():
             raise LabError(f"the host cluster of lab {self.lab.name!r} is not running: python -m e2e.lab --lab {self.lab.name} up")
+        version = options.get("version")
         had = self.settings if self.exists else Settings(kubernetes_version(version), VIRTUAL_SERVICE_RANGE, "kine", scheduler=False)
         self.save(
             replace(
                 had,
                 version=kubernetes_version(version) if version else had.version,
-                service_range=service_range or had.service_range,
-                datastore=datastore or had.datastore,
+                service_range=options.get("service_range") or had.service_range,
+                datastore=options.get("datastore") or had.datastore,
             )
         )
-        self._choose_namespace(namespace)
+        self._choose_namespace(options.get("namespace"))
         self._make_host_services()
         self.start()
 

@@ -1,0 +1,3 @@
+"""Everything in this directory needs a real Kubernetes."""
+
+pytest_plugins = ["e2e.fixtures"]
