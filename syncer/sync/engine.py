@@ -90,6 +90,20 @@ class Engine:
         """Take no more keys, and let writes in flight finish, for at most so many seconds."""
         await asyncio.gather(*(loop.workers.drain(seconds) for loop in self.loops))
 
+    def checks(self, *, stale_after: float) -> list[tuple[str, str]]:
+        """Every cache and loop by name, with what is wrong with it ("" when nothing is)."""
+        found = []
+        for (side, resource), informer in self.caches.informers.items():
+            if not informer.synced.is_set():
+                wrong = "has not listed yet"
+            elif (age := informer.stale_for()) > stale_after:
+                wrong = f"no sign of life for {age:.0f} s"
+            else:
+                wrong = ""
+            found.append((f"cache {side} {resource}", wrong))
+        found += [(f"loop {loop.spec.name}", "" if loop.workers.alive else "a worker is dead") for loop in self.loops]
+        return found
+
     def _subscribe(self, refs: Iterable[Ref], loop: Loop, key: Key) -> None:
         for ref in refs:
             self._subscribers.setdefault(ref, set()).add((loop, key))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from syncer.kube.client import Client
-    from syncer.sync.recorder import Recorder
+    from syncer.sync.recorder import Warner
 
 log = structlog.get_logger("syncer.sync")
 
@@ -47,7 +47,7 @@ class Fence:
     `clock` is monotonic seconds.
     """
 
-    def __init__(self, *, virtual: Client, host: Client, recorder: Recorder, namespace: str, name: str, clock: Callable[[], float]) -> None:
+    def __init__(self, *, virtual: Client, host: Client, recorder: Warner, namespace: str, name: str, clock: Callable[[], float]) -> None:
         self._virtual = virtual
         self._host = host
         self._name = name

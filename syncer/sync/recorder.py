@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -64,6 +64,14 @@ class Notice:
             "lastTimestamp": timestamp,
             "count": 1,
         }
+
+
+class Warner(Protocol):
+    """Where notices go."""
+
+    def warn(self, notice: Notice) -> None:
+        """Have an event written soon."""
+        ...
 
 
 class Recorder:

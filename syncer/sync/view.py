@@ -26,6 +26,8 @@ class Policy:
     cluster_domain: str = "cluster.local"
     service_account: str = ""
     """Host service account of every synced pod; "" leaves the host's default."""
+    virtual_version: str = ""
+    """Version that the virtual API server tells; made-up nodes report it as their kubelet's. No flag: asked at start."""
     translate_images: Mapping[str, str] = field(default_factory=dict)
     owner: Obj | None = None
     """ownerReference put on every namespaced host object; None with --set-owner=false."""

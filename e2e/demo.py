@@ -1,0 +1,151 @@
+"""`make demo`: two virtual clusters in one host namespace, the same application in both, and a look at both sides.
+
+`python -m e2e.demo up` leaves everything running, for going on by hand; `python -m e2e.demo down` ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from e2e import guestbook
+from e2e.daemon import Daemon
+from e2e.errors import LabError
+from e2e.lab import node, teardown
+from e2e.lab.host import HostCluster
+from e2e.lab.state import Lab
+from e2e.lab.virtual import VirtualCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NAMES = ("blue", "green")
+HOST_NAMESPACE = "tenants"
+
+console = Console()
+_started = time.monotonic()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 when everything that is claimed was seen."""
+    parser = argparse.ArgumentParser(prog="python -m e2e.demo", description=__doc__)
+    parser.add_argument("what", choices=("up", "down"), nargs="?", default="up")
+    what = parser.parse_args(argv).what
+    lab = Lab("demo")
+    try:
+        if what == "down":
+            teardown.down(lab)
+            say("the demo is gone: no process, mount, bridge or rule of it is left")
+        else:
+            up(lab)
+    except LabError as error:
+        console.print(f"[red]{error}[/red]")
+        return 1
+    return 0
+
+
+def say(text: str) -> None:
+    """A line of progress, with the seconds since the start."""
+    console.print(f"[dim]{time.monotonic() - _started:6.1f} s[/dim]  {text}", highlight=False)
+
+
+def up(lab: Lab) -> None:
+    """Start everything and use it."""
+    host = HostCluster(lab)
+    say("host cluster: etcd, API server, controller manager, scheduler …")
+    host.up()
+    real = node.up(lab)
+    say(
+        "node is Ready: containerd, kubelet, kube-proxy, CNI"
+        if real
+        else "[yellow]no root: nodes are simulated, containers do not run[/yellow]"
+    )
+    clusters = [VirtualCluster(lab, name) for name in NAMES]
+    for virtual in clusters:
+        virtual.up(namespace=HOST_NAMESPACE)
+        say(f"virtual cluster [bold]{virtual.name}[/bold]: own API server {virtual.version} on kine, in host namespace {HOST_NAMESPACE}")
+    daemons = [Daemon(virtual) for virtual in clusters]
+    for daemon in daemons:
+        daemon.start()
+        say(f"syncer of [bold]{daemon.virtual.name}[/bold] is ready (pid {daemon.pid})")
+    for virtual in clusters:
+        guestbook.apply(virtual)
+        say(f"{virtual.name}: kubectl apply -f {guestbook.MANIFEST.relative_to(guestbook.MANIFEST.parents[2])}")
+    for virtual in clusters:
+        guestbook.wait_ready(virtual)
+        say(f"{virtual.name}: all {guestbook.PODS} pods are Ready")
+    if real:
+        for virtual in clusters:
+            use(virtual)
+    show(clusters)
+    tell(host, clusters)
+
+
+def use(virtual: VirtualCluster) -> None:
+    """Write an entry, read it back, and look into the containers."""
+    text = f"greetings from {virtual.name}"
+    guestbook.write_entry(virtual, text)
+    answer = guestbook.read_entry(virtual, text)
+    say(f"{virtual.name}: wrote an entry through the frontend, read it back from a replica: {answer.strip()}")
+    pod = guestbook.host_pod_name(virtual, "peers-0")
+    seen = guestbook.in_pod(
+        virtual.host,
+        virtual.host_namespace,
+        pod,
+        "sh",
+        "-c",
+        'echo "GREETING=$GREETING password=$(cat /credentials/password) "'
+        '$(wget -qO- http://peers-1.peers.guestbook.svc.cluster.local:8080/hostname) "hostname=$(hostname) hostname -f=$(hostname -f)"',
+    )
+    say(f"{virtual.name}: peers-0 sees {seen.strip()}")
+    if "peers-1" not in seen or "hello from the ConfigMap" not in seen or "s3cret-of-the-demo" not in seen:
+        raise LabError(f"{virtual.name}: peers-0 does not see what it should: {seen}")
+
+
+def show(clusters: Sequence[VirtualCluster]) -> None:
+    """Both sides next to each other."""
+    table = Table(title="What the tenants see, and what runs on the host", title_justify="left")
+    for column in ("cluster", "virtual pod", "phase", "node", "pod IP", "host pod", "phase"):
+        table.add_column(column, overflow="fold")
+    for virtual in clusters:
+        images = {pod["metadata"]["annotations"]["vcluster.loft.sh/object-uid"]: pod for pod in guestbook.host_pods(virtual)}
+        for pod in guestbook.pods(virtual):
+            image = images.pop(pod["metadata"]["uid"])
+            status = pod["status"]
+            table.add_row(
+                virtual.name,
+                pod["metadata"]["name"],
+                status["phase"],
+                pod["spec"]["nodeName"],
+                status.get("podIP", ""),
+                image["metadata"]["name"],
+                image["status"]["phase"],
+            )
+        if images:
+            raise LabError(
+                f"{virtual.name}: host pods without a virtual one: {', '.join(image['metadata']['name'] for image in images.values())}"
+            )
+        table.add_section()
+    console.print(table)
+    virtual = clusters[0]
+    events = guestbook.kubectl(virtual, "-n", guestbook.NAMESPACE, "get", "events", "--field-selector=involvedObject.name=peers-0")
+    console.print(f"[bold]kubectl get events[/bold] in {virtual.name}, about peers-0:\n{events}", highlight=False)
+
+
+def tell(host: HostCluster, clusters: Sequence[VirtualCluster]) -> None:
+    """How to go on by hand."""
+    console.print("[bold]Go on by hand:[/bold]", highlight=False)
+    for virtual in clusters:
+        print(f"  export KUBECONFIG={virtual.kubeconfig}   # {virtual.name}")
+    print(f"  export KUBECONFIG={host.kubeconfig}   # the host")
+    print(f"  {clusters[0].binary('kubectl')} -n guestbook get pods,services,events")
+    print("  make demo-down   # ends it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The application of the demo and of the tests: apply it, wait for it, use it, look at it from inside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from e2e.errors import LabError
+from e2e.lab.api import wait_until
+
+if TYPE_CHECKING:
+    from e2e.lab.cluster import ControlPlane
+    from e2e.lab.host import HostCluster
+    from e2e.lab.virtual import VirtualCluster
+
+MANIFEST = Path(__file__).parent / "manifests" / "guestbook.yaml"
+NAMESPACE = "guestbook"
+PODS = 8
+"""How many pods it has: primary, two replicas, three frontends, two peers."""
+
+
+def kubectl(cluster: ControlPlane, *words: str, check: bool = True, timeout: float = 120.0) -> str:
+    """What kubectl prints for a cluster of the lab; LabError with its complaint when it fails and `check` is set."""
+    command = [str(cluster.binary("kubectl")), f"--kubeconfig={cluster.kubeconfig}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    if check and done.returncode != 0:
+        raise LabError(f"kubectl {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout + (done.stderr if not check else "")
+
+
+def apply(virtual: VirtualCluster) -> None:
+    """Apply the application in the virtual cluster."""
+    kubectl(virtual, "apply", "-f", str(MANIFEST))
+
+
+def pods(cluster: ControlPlane, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+    """The pods of a namespace."""
+    found: list[dict[str, Any]] = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
+    return found
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Whether a pod is Ready and not being deleted."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return ready and not pod["metadata"].get("deletionTimestamp")
+
+
+def wait_ready(virtual: VirtualCluster, count: int = PODS, timeout: float = 120.0) -> None:
+    """Until exactly `count` pods are there, all Ready, as the virtual cluster shows it."""
+
+    def enough() -> bool:
+        found = pods(virtual)
+        return len(found) == count and all(map(is_ready, found))
+
+    wait_until(enough, f"{count} pods Ready in {virtual.name}", timeout)
+
+
+def host_pods(virtual: VirtualCluster) -> list[dict[str, Any]]:
+    """Those pods of the host that belong to the virtual cluster."""
+    path = f"/api/v1/namespaces/{virtual.host_namespace}/pods"
+    found: list[dict[str, Any]] = virtual.host.api.get(path, labelSelector=f"vcluster.loft.sh/managed-by={virtual.name}")["items"]
+    return found
+
+
+def frontend(virtual: VirtualCluster) -> str:
+    """URL of the frontend Service: its ClusterIP, which is the host's and so works on the node."""
+    service = virtual.api.get(f"/api/v1/namespaces/{NAMESPACE}/services/frontend")
+    return f"http://{service['spec']['clusterIP']}:80"
+
+
+def write_entry(virtual: VirtualCluster, text: str) -> None:
+    """Write a guestbook entry through the frontend, which hands it to the primary by its virtual DNS name."""
+    wait_until(
+        lambda: "Updated" in _ask(f"{frontend(virtual)}/guestbook?cmd=set&key=messages&value={urllib.parse.quote(text)}"),
+        "an entry written",
+    )
+
+
+def read_entry(virtual: VirtualCluster, text: str) -> str:
+    """Read it back through the frontend, which asks a replica; waits until it has arrived there."""
+    url = f"{frontend(virtual)}/guestbook?cmd=get&key=messages"
+    wait_until(lambda: text in _ask(url), f"the entry {text!r} read back")
+    return _ask(url)
+
+
+def in_pod(host: HostCluster, namespace: str, pod: str, *command: str) -> str:
+    """What a command prints in a container of a host pod. (Through the virtual cluster it needs the syncer's front door.)"""
+    return kubectl(host, "-n", namespace, "exec", pod, "--", *command)
+
+
+def host_pod_name(virtual: VirtualCluster, name: str, namespace: str = NAMESPACE) -> str:
+    """The host pod of a virtual one."""
+    for pod in host_pods(virtual):
+        annotations = pod["metadata"]["annotations"]
+        if (annotations["vcluster.loft.sh/object-namespace"], annotations["vcluster.loft.sh/object-name"]) == (namespace, name):
+            found: str = pod["metadata"]["name"]
+            return found
+    raise LabError(f"{virtual.name}: {namespace}/{name} has no host pod")
+
+
+def _ask(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            text: str = answer.read().decode()
+    except (urllib.error.URLError, TimeoutError) as error:
+        return json.dumps({"error": str(error)})
+    return text

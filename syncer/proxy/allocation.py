@@ -1,0 +1,137 @@
+"""Gives a Service that is being created in the virtual cluster the addresses that the host allocates for it.
+
+Called by the admission webhook, so before the virtual Service is stored: the host Service is made first, marked as
+pending, and the loop adopts it once the virtual one exists, or deletes it when it never comes (resources.services).
+Safe to call twice for one create, and beside another replica: the second call finds what the first one made.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from typing import TYPE_CHECKING
+
+from syncer.errors import AlreadyExists, ApiError, Conflict, NotFound, Refused, Stale
+from syncer.kube.types import SERVICES, Key, Obj, Side, is_deleting, key_of, uid_of
+from syncer.translate.messages import host_names_hidden
+from syncer.translate.metadata import recorded_uid, virtual_key
+from syncer.translate.services import admission_patch, is_excluded, is_external_name, pending_service, pending_since, spec_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from syncer.kube.client import Client
+    from syncer.naming import Names
+    from syncer.sync.caches import Caches
+    from syncer.sync.fence import Fence
+
+_RANDOM = string.ascii_lowercase + string.digits
+_RANDOM_LENGTH = 5
+_NAME_LIMIT = 63
+
+
+class HostAllocator:
+    """Allocates on the host. `wall` tells epoch seconds; `owner` is the ownerReference of host objects, if they have one."""
+
+    def __init__(
+        self,
+        clients: Mapping[Side, Client],
+        caches: Caches,
+        fence: Fence,
+        *,
+        names: Names,
+        owner: Obj | None,
+        wall: Callable[[], float],
+    ) -> None:
+        self._host = clients[Side.HOST]
+        self._virtual = clients[Side.VIRTUAL]
+        self._caches = caches
+        self._fence = fence
+        self._names = names
+        self._owner = owner
+        self._wall = wall
+
+    async def allocate(self, review: Obj) -> list[Obj] | None:
+        """The JSON Patch for the Service in an AdmissionReview's request, None when nothing has to be said.
+
+        Raises Refused or ApiError with a message for the tenant, FenceClosed, or a network error.
+        """
+        request = review["request"]
+        service: Obj = request["object"]
+        if is_external_name(service) or is_excluded(service):
+            return None
+        self._fence.require_open()
+        operations: list[Obj] = []
+        metadata = {**service["metadata"], "namespace": request["namespace"]}
+        if not metadata.get("name"):
+            # The API server would choose a name after admission; the host Service needs it now.
+            suffix = "".join(secrets.choice(_RANDOM) for _ in range(_RANDOM_LENGTH))
+            metadata["name"] = metadata.get("generateName", "")[: _NAME_LIMIT - _RANDOM_LENGTH] + suffix
+            operations.append({"op": "add", "path": "/metadata/name", "value": metadata["name"]})
+        service = {**service, "metadata": metadata}
+        try:
+            host = await (self._change_type(service) if request["operation"] == "UPDATE" else self._make(service))
+        except ApiError as error:
+            raise self._cleaned(error, key_of(service)) from error
+        if host is None:
+            return operations or None
+        self._caches.keep(Side.HOST, SERVICES, host)
+        return operations + admission_patch(service, host)
+
+    async def _make(self, service: Obj) -> Obj | None:
+        body = pending_service(self._names, self._owner, service, self._wall())
+        try:
+            return await self._host.create(SERVICES, self._names.host_namespace, body)
+        except AlreadyExists:
+            return await self._take_over(service, body)
+
+    async def _take_over(self, service: Obj, body: Obj) -> Obj | None:
+        """The host Service of that name is left from an earlier attempt, or from a predecessor whose deletion is under way."""
+        key, host_key = key_of(service), key_of(body)
+        try:
+            found = await self._host.get(SERVICES, host_key)
+        except NotFound as error:
+            raise Stale(f"the previous Service {key} is just being removed on the host; try again") from error
+        if virtual_key(self._names, SERVICES, found) != key:
+            raise Refused(
+                "NameTaken",
+                f"the name that the Service {key} needs on the host cluster is taken by one that does not belong to this "
+                "virtual cluster; choose another name",
+            )
+        if recorded_uid(found) and pending_since(found) is None and await self._is_stored(key):
+            return None  # this create is about to fail, and must not change what the existing Service has
+        if is_deleting(found):
+            raise Stale(f"the previous Service {key} is just being removed on the host; try again")
+        patch: Obj = {"metadata": {"uid": uid_of(found), "annotations": body["metadata"]["annotations"]}}
+        if changes := spec_changes(self._names, service, found):
+            patch["spec"] = changes
+        return await self._host.patch(SERVICES, host_key, patch)
+
+    async def _change_type(self, service: Obj) -> Obj | None:
+        """An ExternalName that becomes a Service with an address: the host has to become one first."""
+        host_key = self._names.host_key(key_of(service))
+        try:
+            found = await self._host.get(SERVICES, host_key)
+        except NotFound:
+            return await self._make(service)
+        if virtual_key(self._names, SERVICES, found) != key_of(service):
+            return None
+        changes = spec_changes(self._names, service, found)
+        if not changes:
+            return found
+        return await self._host.patch(SERVICES, host_key, {"metadata": {"uid": uid_of(found)}, "spec": changes})
+
+    async def _is_stored(self, key: Key) -> bool:
+        try:
+            await self._virtual.get(SERVICES, key)
+        except NotFound:
+            return False
+        return True
+
+    def _cleaned(self, error: ApiError, key: Key) -> ApiError | Stale:
+        if isinstance(error, Conflict):
+            return Stale(f"the Service {key} is changing on the host; try again")
+        message = host_names_hidden(
+            error.message, host_namespace=self._names.host_namespace, pairs=((self._names.host_key(key).name, key),)
+        )
+        return type(error)(error.status, error.reason, message, retry_after=error.retry_after)

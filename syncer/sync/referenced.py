@@ -1,0 +1,119 @@
+"""The loop of a type that reaches the host only while a pod refers to it: ConfigMaps and Secrets differ in little else.
+
+The virtual side is watched as metadata only; the full object is fetched, and kept, while it is needed. The host copy's
+contents are wholly ours: keys that the virtual object lacks are removed. What the host cannot change in place (an
+immutable object, a Secret's type) is deleted and made anew; a running pod keeps what it has mounted meanwhile. A
+virtual object that was deleted and made anew under its name takes its predecessor's host copy over, for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from syncer.kube.types import PODS, Key, Obj, Ref, Resource, Side, annotations_of, is_deleting, key_of, uid_of
+from syncer.naming import DOMAIN
+from syncer.sync.intents import Create, Delete, Intent, Pair, Patch, Wait
+from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
+from syncer.sync.view import View
+from syncer.translate.merge import diff
+from syncer.translate.metadata import host_metadata, metadata_patch, virtual_key
+
+FORCE_SYNC = DOMAIN + "/force-sync"
+"""Annotation of a virtual object: "true" has it copied although no pod refers to it."""
+
+References = Callable[[Obj], Iterable[str]]
+"""Names of the objects that a pod refers to, all in the pod's namespace."""
+
+Content = Callable[[Obj], Obj]
+"""The fields besides metadata that the host copy shall have; {} or None for one that it shall lack."""
+
+
+def referenced_spec(
+    resource: Resource, *, references: References, content: Content, unchangeable: frozenset[str] = frozenset()
+) -> SyncSpec:
+    """The loop for `resource`; it and the index of pods by their references are named after the plural.
+
+    `unchangeable` names the fields of `content` that no API server lets anybody change.
+    """
+    index = resource.plural
+
+    def referenced_keys(pod: Obj, _view: View) -> list[Key]:
+        namespace = key_of(pod).namespace
+        return [Key(namespace, name) for name in references(pod)]
+
+    def index_values(pod: Obj) -> list[str]:
+        namespace = key_of(pod).namespace
+        return [str(Key(namespace, name)) for name in references(pod)]
+
+    def needed(key: Key, view: View) -> bool:
+        if view.find(Side.VIRTUAL, PODS, index, str(key)):
+            return True
+        virtual = view.get(Side.VIRTUAL, resource, key)
+        return virtual is not None and annotations_of(virtual).get(FORCE_SYNC) == "true"
+
+    def decide(pair: Pair, view: View) -> list[Intent]:
+        virtual, host = pair.virtual, pair.host
+        if virtual is None or not needed(pair.key, view):
+            return _unneeded(resource, virtual, host)
+        if host is None:
+            return [] if is_deleting(virtual) else [Create(Side.HOST, resource, _host_object(resource, virtual, content(virtual), view))]
+        return _update(resource, virtual, host, content(virtual), unchangeable, view)
+
+    return SyncSpec(
+        name=resource.plural,
+        kind=resource,
+        watches=(
+            Watch(side=Side.VIRTUAL, resource=resource, metadata_only=True),
+            Watch(side=Side.VIRTUAL, resource=PODS),
+            Watch(side=Side.HOST, resource=resource, scope=Scope.MANAGED),
+        ),
+        decide=decide,
+        virtual_ref=lambda key: Ref(Side.VIRTUAL, resource, key),
+        host_ref=lambda names, key: Ref(Side.HOST, resource, names.host_key(key)),
+        virtual_key=lambda host, view: virtual_key(view.names, resource, host),
+        wakes=(Wake(Side.VIRTUAL, PODS, referenced_keys),),
+        indexes={(Side.VIRTUAL, PODS): {index: index_values}},
+        hydrate=needed,
+        host_rights=(Right(group=resource.group, resource=resource.plural, verbs=("get", "list", "watch", "create", "patch", "delete")),),
+    )
+
+
+def _unneeded(resource: Resource, virtual: Obj | None, host: Obj | None) -> list[Intent]:
+    if host is None or is_deleting(host):
+        return []
+    why = "the virtual object is gone" if virtual is None else "no pod refers to it any more"
+    return [Delete(Side.HOST, resource, key_of(host), uid_of(host), why, unexplained=virtual is None)]
+
+
+def _host_object(resource: Resource, virtual: Obj, content: Obj, view: View) -> Obj:
+    return {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": host_metadata(view.names, view.policy.owner, resource, virtual),
+        **{field: value for field, value in content.items() if value},
+    }
+
+
+def _update(resource: Resource, virtual: Obj, host: Obj, content: Obj, unchangeable: frozenset[str], view: View) -> list[Intent]:
+    key, uid = key_of(host), uid_of(host)
+    gone = Wait(on=(Ref(Side.HOST, resource, key),), reason="the old host copy has to go before a new one can be made")
+    if is_deleting(host):
+        return [gone]
+    changes = _changes(host, content)
+    if changes and (host.get("immutable") or unchangeable & changes.keys()):
+        return [Delete(Side.HOST, resource, key, uid, "cannot be changed in place, so it is made anew"), gone]
+    metadata = metadata_patch(view.names, view.policy.owner, resource, virtual, host) or {}
+    return [Patch(Side.HOST, resource, key, uid, {**metadata, **changes})] if metadata or changes else []
+
+
+def _changes(host: Mapping[str, Any], content: Obj) -> Obj:
+    changes: Obj = {}
+    for field, wanted in content.items():
+        present = host.get(field)
+        if isinstance(wanted, dict):
+            if inner := diff(present or {}, wanted):
+                changes[field] = inner
+        elif (present or None) != (wanted or None):
+            changes[field] = wanted or None
+    return changes
