@@ -6,7 +6,7 @@ make them agree rest on resourceVersions of one resource being comparable number
 - the newest resourceVersion of a key wins; an older or equal one changes nothing;
 - `seen` is how far the watch has come. What is not in the store although the watch has passed it was deleted, so a late
   answer to a write cannot bring it back;
-- an object that our own delete removed for good is remembered by uid until the watch says so too, so a late watch event
+- an object that our own delete removed for good is remembered until the watch says so too, so a late watch event
   cannot bring it back either;
 - a list replaces everything at once, except what is newer than the list;
 - a list older than `seen` means that the server's history went back (a restored backup): then the list is right.
@@ -42,6 +42,19 @@ class Record:
     """Whether `raw` is metadata only."""
     values: tuple[tuple[str, ...], ...]
     """For each index, in the store's order, the values under which the object is found."""
+
+
+@dataclass(slots=True, eq=False)
+class _Tombstone:
+    """What our own delete removed, while the watch has not come that far."""
+
+    uid: str
+    rv: int
+    while_listing: bool
+
+    def covers(self, uid: str, rv: int) -> bool:
+        """Whether that form is of the removed object or of a predecessor."""
+        return uid == self.uid or rv <= self.rv
 
 
 class Change:
@@ -163,7 +176,7 @@ class Store:
         """The watch has delivered everything up to this resourceVersion."""
         self._records: dict[Key, Record] = {}
         self._indexes = {name: Index(function) for name, function in (indexes or {}).items()}
-        self._gone: dict[str, bool] = {}  # uid → whether our delete was answered during the list that is being staged
+        self._gone: dict[Key, _Tombstone] = {}
         self._staged: dict[Key, Record] | None = None
 
     def __len__(self) -> int:
@@ -206,7 +219,12 @@ class Store:
         passed = rv <= self.seen and not watched
         if watched and rv > self.seen:
             self.seen = rv
-        if uid in self._gone or (old is None and passed) or (old is not None and not _newer(old, uid, rv, partial)):
+        if tombstone := self._gone.get(key):
+            if tombstone.covers(uid, rv):
+                return None
+            if watched:
+                del self._gone[key]  # a successor: the watch is past the deletion
+        if passed if old is None else not _newer(old, uid, rv, partial):
             return None
         change = Change(old, self._pack(obj, key, uid, rv, partial, old))
         change._new = obj  # noqa: SLF001 -- the form that the listeners would otherwise decode once more
@@ -223,11 +241,12 @@ class Store:
         old = self._records.get(key)
         if old is not None and old.uid != uid:
             old = None
+        tombstone = self._gone.get(key)
         if gone_for_good:
             if old is not None:
-                self._gone[uid] = self._staged is not None
-        else:
-            self._gone.pop(uid, None)
+                self._gone[key] = _Tombstone(uid, old.rv, self._staged is not None)
+        elif tombstone and tombstone.uid == uid:
+            del self._gone[key]
         if resource_version:
             rv = self._number(resource_version, key)
             self.seen = max(self.seen, rv)
@@ -258,7 +277,8 @@ class Store:
     def begin(self) -> None:
         """A list starts; what an earlier one had staged is dropped."""
         self._staged = {}
-        self._gone = dict.fromkeys(self._gone, False)
+        for tombstone in self._gone.values():
+            tombstone.while_listing = False
 
     def stage(self, obj: Obj, *, partial: bool = False) -> None:
         """One object of the list."""
@@ -277,27 +297,27 @@ class Store:
     def commit(self, resource_version: str = "") -> list[Change]:
         """Replace the content by what was staged, a list as of `resource_version` (default: the newest thing known).
 
-        Content is swapped as a whole before the first listener is called. Kept although the list lacks it or has an
-        older form: what is newer than the list. Left out although listed: what we deleted for good since `begin`.
+        Content is swapped as a whole before the first listener is called. Kept whatever the list says: what is newer
+        than the list. Left out although listed: what we deleted for good since `begin`.
         """
         staged = self._staged
         assert staged is not None, "commit() needs a begin()"
         as_of = self._number(resource_version, None) if resource_version else max((self.seen, *(r.rv for r in staged.values())))
         went_back = as_of < self.seen
-        listed = {record.uid for record in staged.values()}
-        self._gone = {} if went_back else {uid: True for uid, since in self._gone.items() if since and uid in listed}
+        for key, tombstone in list(self._gone.items()):
+            new = staged.get(key)
+            ahead = tombstone.rv > as_of or (tombstone.while_listing and new is not None and tombstone.covers(new.uid, new.rv))
+            if went_back or not ahead:
+                del self._gone[key]
+            elif new is not None:
+                del staged[key]
 
         changes: list[Change] = []
-        for key, new in staged.items():
-            old = self._records.get(key)
-            if new is old or new.uid in self._gone:
-                continue
-            if old is None or went_back or _newer(old, new.uid, new.rv, new.partial):
+        for key in (*staged, *(key for key in self._records if key not in staged)):
+            old, new = self._records.get(key), staged.get(key)
+            ahead = old is not None and old.rv > as_of and not went_back
+            if not ahead and new is not old and not (old and new and _same(old, new)):
                 changes.append(Change(old, new, listed=True))
-        for key, old in self._records.items():
-            new_or_none = staged.get(key)
-            if (new_or_none is None or new_or_none.uid in self._gone) and (old.rv <= as_of or went_back):
-                changes.append(Change(old, None, listed=True))
 
         self._staged = None
         self.seen = as_of
@@ -351,3 +371,8 @@ class Store:
 def _newer(old: Record, uid: str, rv: int, partial: bool) -> bool:
     """Whether that form is to replace `old`."""
     return rv > old.rv or (rv == old.rv and uid == old.uid and old.partial and not partial)
+
+
+def _same(old: Record, new: Record) -> bool:
+    """Whether a listed form tells nothing that `old` does not."""
+    return new.rv == old.rv and new.uid == old.uid and (new.partial or not old.partial)

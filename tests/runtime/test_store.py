@@ -139,6 +139,17 @@ def test_what_we_deleted_for_good_stays_deleted_until_the_watch_says_so() -> Non
     assert not store._gone
 
 
+def test_a_predecessor_that_the_watch_still_has_to_tell_of_stays_deleted_too() -> None:
+    store = store_of()
+    store.apply(thing(5, uid="u2"))
+    store.remove(KEY, "u2", gone_for_good=True)
+    assert store.apply(thing(3), watched=True) is None
+    assert store.remove(KEY, "u1", resource_version="4") is None
+    assert store.apply(thing(5, uid="u2"), watched=True) is None
+    assert store.apply(thing(7, uid="u3"), watched=True) is not None
+    assert not store._gone, "a successor proves that the watch is past the deletion"
+
+
 def test_deletion_answered_after_the_watch_told_leaves_no_trace() -> None:
     store = store_of(thing(5))
     assert store.remove(KEY, "u1", resource_version="6") is not None
