@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Unpack
 import pytest
 
 from e2e.kubernetes import binaries
-from e2e.lab import kwok
+from e2e.lab import kwok, node, nodes
 from e2e.lab.host import HostCluster
 from e2e.lab.state import Lab, all_labs
 from e2e.lab.teardown import down
@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TIMEOUT = 180.0
+_NODE_BINARIES = (
+    "kubelet",
+    "kube-proxy",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "bridge",
+    "host-local",
+    "loopback",
+    "portmap",
+    "coredns",
+    "agnhost",
+)
 _BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
 
 
@@ -35,18 +48,22 @@ class StartVirtual(Protocol):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    no_node = node.why_not()
     for item in items:
+        if no_node and item.get_closest_marker("node"):
+            item.add_marker(pytest.mark.skip(reason=no_node))
         if (item.get_closest_marker("apiserver") or item.get_closest_marker("node")) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_TIMEOUT))
     items.sort(key=lambda item: item.get_closest_marker("node") is not None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if (
-        any(item.get_closest_marker("apiserver") or item.get_closest_marker("node") for item in session.items)
-        and not session.config.option.collectonly
-    ):
+    if session.config.option.collectonly:
+        return
+    if any(item.get_closest_marker("apiserver") or item.get_closest_marker("node") for item in session.items):
         binaries.ensure(*_BINARIES)
+    if node.why_not() is None and any(item.get_closest_marker("node") for item in session.items):
+        binaries.ensure(*_NODE_BINARIES)
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +91,13 @@ def host_cluster(lab: Lab) -> HostCluster:
 def simulated_nodes(host_cluster: HostCluster) -> list[str]:
     """Names of two nodes on which pods are Running at once and nothing runs."""
     return kwok.start(host_cluster, 2)
+
+
+@pytest.fixture(scope="session")
+def real_node(host_cluster: HostCluster) -> HostCluster:
+    """The host cluster, with the real node and its DNS; virtual clusters are reachable from pods."""
+    nodes.start_real(host_cluster)
+    return host_cluster
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from e2e.errors import LabError
-from e2e.lab import kwok
+from e2e.lab import node, nodes
 from e2e.lab.host import HostCluster
 from e2e.lab.state import Lab, all_labs
 from e2e.lab.teardown import down
@@ -21,7 +22,16 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         lab = Lab(arguments.lab) if arguments.lab else Lab.current()
-        command = {"up": _up, "down": _down, "status": _status, "virtual": _virtual, "remove": _remove, "list": _list}[arguments.command]
+        command = {
+            "up": _up,
+            "node": _node,
+            "down": _down,
+            "status": _status,
+            "virtual": _virtual,
+            "remove": _remove,
+            "list": _list,
+            "packages": _packages,
+        }[arguments.command]
         command(lab, arguments)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -42,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--no-scheduler", action="store_true", help="leave the scheduler out")
     up.add_argument("--simulated-nodes", type=int, metavar="N", help="simulate N nodes (kwok) instead of starting a real one")
 
+    commands.add_parser("node", help="start the real node; simulated nodes go away (needs root)")
     commands.add_parser("down", help="end everything of the lab and delete its files")
     commands.add_parser("status", help="clusters, processes and memory")
     commands.add_parser("list", help="all labs of this user")
@@ -55,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
     remove = commands.add_parser("remove", help="end a virtual control plane and delete its files and its host namespace")
     remove.add_argument("name")
+
+    commands.add_parser("packages", help="the Debian packages that a node needs and that are not installed")
     return parser
 
 
@@ -68,9 +81,24 @@ def _up(lab: Lab, arguments: argparse.Namespace) -> None:
     with lab.locked():
         host.up(version=arguments.version, scheduler=False if arguments.no_scheduler else None)
         print(f"host cluster, Kubernetes {host.version}: usable after {time.monotonic() - start:.1f} s")
-        names = kwok.start(host, arguments.simulated_nodes or 1)
-        print(f"nodes are simulated ({', '.join(names)}): pods say that they run, but nothing does")
+        for virtual in virtual_clusters(lab):
+            if not virtual.running():
+                virtual.start()
+                print(f"virtual cluster {virtual.name}: mended")
+        start = time.monotonic()
+        simulated = nodes.start(host, simulated=arguments.simulated_nodes)
+        print(simulated or f"node {node.NAME}: Ready after {time.monotonic() - start:.1f} s")
+    print(f"kubectl: {host.binary('kubectl')}")
     print(f"export KUBECONFIG={host.kubeconfig}")
+
+
+def _node(lab: Lab, _: argparse.Namespace) -> None:
+    start = time.monotonic()
+    host = HostCluster(lab)
+    with lab.locked():
+        host.up()
+        nodes.start_real(host)
+    print(f"node {node.NAME}: Ready after {time.monotonic() - start:.1f} s")
 
 
 def _virtual(lab: Lab, arguments: argparse.Namespace) -> None:
@@ -110,15 +138,23 @@ def _list(_: Lab, __: argparse.Namespace) -> None:
         print(f"{lab.name}\t{'running' if HostCluster(lab).running() else 'not running'}\t{lab.dir}")
 
 
+def _packages(_: Lab, __: argparse.Namespace) -> None:
+    print(" ".join(package for package, file in node.PACKAGES.items() if not Path(file).exists()))
+
+
 def _status(lab: Lab, _: argparse.Namespace) -> None:
     if not lab.exists:
         raise LabError(f"lab {lab.name!r} does not exist: python -m e2e.lab --lab {lab.name} up")
     table = Table("cluster", "version", "process", "pid", "MiB", "kubeconfig")
-    for cluster in (HostCluster(lab), *virtual_clusters(lab)):
-        if cluster.exists:
-            for number, (name, pid, size) in enumerate(cluster.status()):
-                first = [cluster.name, cluster.version, str(cluster.kubeconfig)] if number == 0 else ["", "", ""]
-                table.add_row(first[0], first[1], name, str(pid) if pid else "[red]dead", f"{size / 2**20:.0f}", first[2])
+    parts = [
+        (cluster.name, cluster.version, str(cluster.kubeconfig), cluster.status())
+        for cluster in (HostCluster(lab), *virtual_clusters(lab))
+        if cluster.exists
+    ]
+    for title, version, kubeconfig, processes in (*parts, (node.NAME, "", "", node.status(lab))):
+        for number, (name, pid, size) in enumerate(processes):
+            row = [name, str(pid) if pid else "[red]dead", f"{size / 2**20:.0f}"]
+            table.add_row(*([title, version, *row, kubeconfig] if number == 0 else ["", "", *row, ""]))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from e2e.lab.state import Lab
 
 _DATASTORES = {"etcd": etcd, "kine": kine}
+_SERVERS = (scheduler.NAME, controller_manager.NAME, apiserver.NAME)
 _STOP_GRACE = 3.0  # an API server would wait up to 60 s for its watches to end
 
 
@@ -124,12 +125,11 @@ class ControlPlane:
         )
 
     def stop(self, grace: float = _STOP_GRACE) -> None:
-        """End its processes; everything else stays."""
-        first = [name for name in process.names(self.dir) if name not in _DATASTORES]
+        """End the control plane's own processes; files stay, and so does what else runs in its directory, such as a syncer."""
         if grace > 0:
-            for name in first:
+            for name in _SERVERS:
                 process.terminate(self.dir, name)
-        for name in [*first, *_DATASTORES]:
+        for name in (*_SERVERS, *_DATASTORES):
             process.stop(self.dir, name, grace)
 
     def wipe(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from e2e.kubernetes.catalogue import kubernetes_version
-from e2e.lab import kubeconfig, pki
+from e2e.lab import fence, kubeconfig, node, pki
 from e2e.lab.cluster import ControlPlane, Settings
 from e2e.lab.state import HOST_SERVICE_RANGE, POD_RANGE
 
@@ -26,9 +26,11 @@ class HostCluster(ControlPlane):
     def up(self, *, version: str | None = None, scheduler: bool | None = None) -> None:
         """Start it and wait until it is usable. Running or left over from a crash is fine: what is there is used.
 
-        Without a `scheduler` pods stay pending until something else binds them. What is not said stays as it was at the first start.
+        Where this machine can have a node, all that the lab starts is fenced from here on. Without a `scheduler` pods stay pending until
+        something else binds them. What is not said stays as it was at the first start.
         """
         had = self.settings if self.exists else Settings(kubernetes_version(version), HOST_SERVICE_RANGE, "etcd", scheduler=True)
+        self.lab.create()
         self.save(
             replace(
                 had,
@@ -36,6 +38,9 @@ class HostCluster(ControlPlane):
                 scheduler=had.scheduler if scheduler is None else scheduler,
             )
         )
+        if node.why_not() is None:
+            fence.up(self.lab.dir)
+            self.lab.remember("fenced", value=True)
         self.start()
 
     def create_namespace(self, name: str) -> None:

@@ -1,8 +1,8 @@
 """Processes that outlive the command which started them.
 
 Each is recorded in `<directory>/pids/<name>.json` as pid, start time and boot id, so that a reused pid is never taken for it, and is
-ended only through that record. Its output goes to `<directory>/logs/<name>.log`. As a second line for crashes, every process carries the
-directory in its environment (`MARK`): `strays()` finds those whose record was lost.
+ended only through that record. It runs inside the lab's fence, if the lab has one. Its output goes to `<directory>/logs/<name>.log`. As a
+second line for crashes, every process carries the directory in its environment (`MARK`): `strays()` finds those whose record was lost.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2e.errors import LabError
+from e2e.lab import fence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,8 @@ def spawn(directory: Path, name: str, argv: Sequence[str | Path], *, env: Mappin
         (directory / folder).mkdir(parents=True, exist_ok=True)
     # posix_spawn keeps no Python object for the child, as the child is meant to outlive us.
     # env(1) changes the directory and becomes the program.
-    command = ["/usr/bin/env", "-C", str(cwd or directory), *map(str, argv)]
+    fenced = fence.inside(directory, argv) if os.geteuid() == 0 else argv
+    command = ["/usr/bin/env", "-C", str(cwd or directory), *map(str, fenced)]
     log = os.open(_log(directory, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         pid = os.posix_spawn(

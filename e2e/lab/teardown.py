@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from e2e.lab import process
+from e2e.lab import fence, node, process
 from e2e.lab.host import HostCluster
 from e2e.lab.virtual import virtual_clusters
 
@@ -18,7 +18,10 @@ def down(lab: Lab) -> None:
     if not lab.dir.exists():
         return
     with lab.locked():
+        node.down(lab)
         for cluster in (*virtual_clusters(lab), HostCluster(lab)):
             cluster.stop(grace=0)
         process.kill_strays(lab.dir)
+        if lab.read().get("fenced"):
+            fence.down(lab.dir)
         shutil.rmtree(lab.dir)

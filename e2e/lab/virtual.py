@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from e2e.errors import LabError
 from e2e.kubernetes.catalogue import kubernetes_version
+from e2e.lab import coredns, namespaces, node, process
 from e2e.lab.api import wait_until
 from e2e.lab.cluster import ControlPlane, Settings
 from e2e.lab.host import HostCluster
@@ -96,15 +97,38 @@ class VirtualCluster(ControlPlane):
         self._make_host_services()
         self.start()
 
+    def start(self) -> None:
+        super().start()
+        if node.is_up(self.lab):
+            self.connect()
+
+    def connect(self) -> None:
+        """Let pods of the real node, which must be up, reach the API server, and start the cluster's CoreDNS for them."""
+        namespaces.route(self.service_range)
+        node.forward(self.lab, self.port("apiserver"))
+        coredns.start(self.dir, self.kubeconfig, BRIDGE_ADDRESS, self.dns_port)
+
     def remove(self) -> None:
-        """End it and delete its files and its host namespace."""
+        """End it, whatever else runs in its directory, and delete its files and its host namespace.
+
+        A namespace that other virtual clusters live in stays, without the two Services.
+        """
         self.stop(grace=0)
+        process.kill_strays(self.dir)
         if self.host.running() and (self.dir / "namespace").exists():
-            path = f"/api/v1/namespaces/{self.host_namespace}"
-            self.host.api.delete(path)
-            wait_until(lambda: self.host.api.find(path) is None, f"host namespace {self.host_namespace} is gone")
+            self._clear_host()
         shutil.rmtree(self.dir, ignore_errors=True)
         self.lab.release_ports(f"virtual/{self.name}/")
+
+    def _clear_host(self) -> None:
+        path = f"/api/v1/namespaces/{self.host_namespace}"
+        if any(other.host_namespace == self.host_namespace for other in virtual_clusters(self.lab) if other.name != self.name):
+            for service in (self.name, self._dns_service):
+                self.host.api.delete(f"{path}/services/{service}")
+                self.host.api.delete(f"/apis/discovery.k8s.io/v1/namespaces/{self.host_namespace}/endpointslices/{service}")
+        else:
+            self.host.api.delete(path)
+            wait_until(lambda: self.host.api.find(path) is None, f"host namespace {self.host_namespace} is gone")
 
     @property
     def _dns_service(self) -> str:

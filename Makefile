@@ -1,0 +1,36 @@
+# What people run. Each target sets up what it needs first.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-down test bench lint
+
+UV := $(shell command -v uv || echo $${XDG_CACHE_HOME:-$$HOME/.cache}/syncer/uv/bin/uv)
+ROOT := $(filter 0,$(shell id -u))
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(UV)  ## install what is missing: uv, the Python packages, and as root the Debian packages of the node
+	@$(UV) sync --quiet
+	@missing=$$($(UV) run --quiet python -m e2e.lab packages); \
+	if [ -z "$$missing" ]; then :; \
+	elif [ -n "$(ROOT)" ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else echo "no real node here: it needs root and" $$missing; fi
+
+$(UV):
+	python3 -m venv $(patsubst %/bin/uv,%,$(UV))
+	$(patsubst %/uv,%/pip,$(UV)) install --quiet uv
+
+demo: setup  ## a host cluster, two virtual clusters and what can be seen of them
+	@$(UV) run python -m e2e.demo
+
+demo-down: setup  ## take the demo down
+	@$(UV) run python -m e2e.demo down
+
+test: setup  ## every tier of tests: lint, types, contracts, unit, API servers, node
+	@$(UV) run python -m e2e.tiers
+
+bench: setup  ## measure, on simulated nodes
+	@$(UV) run python -m bench.run
+
+lint: setup  ## the tiers that need nothing running
+	@$(UV) run python -m e2e.tiers lint types contracts

@@ -1,0 +1,129 @@
+"""`python -m e2e.tiers [TIER ...]`: all checks in order, cheap ones first. A tier that fails does not keep the later ones from running.
+
+The last line is `N passed, N failed, N skipped`, summed over the tests of all tiers; the exit code is 0 if nothing failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parents[1]
+_TOOLS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A set of commands; `pytest` are the arguments of a pytest run, which counts its tests."""
+
+    name: str
+    commands: Sequence[Sequence[str]] = ()
+    pytest: Sequence[str] = ()
+
+
+@dataclass
+class Outcome:
+    """What came of a tier. `broken` commands failed without a test that says so."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    broken: list[str] = field(default_factory=list)
+    skip_reasons: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed and not self.broken
+
+
+TIERS = (
+    Tier("lint", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell"]]),
+    Tier("types", [["mypy"]]),
+    Tier("contracts", [["lint-imports"], ["deptry", "."]]),
+    Tier("unit", pytest=["tests", "-m", "not apiserver and not node"]),
+    Tier("apiserver", pytest=["tests", "e2e", "-m", "apiserver"]),
+    Tier("node", pytest=["tests", "e2e", "-m", "node"]),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m e2e.tiers", description=__doc__.partition("\n")[0])
+    parser.add_argument("tiers", nargs="*", metavar="TIER", help=f"default: all of {', '.join(tier.name for tier in TIERS)}")
+    wanted = parser.parse_args().tiers or [tier.name for tier in TIERS]
+    if unknown := set(wanted) - {tier.name for tier in TIERS}:
+        parser.error(f"no tier called {', '.join(sorted(unknown))}")
+    outcomes = {tier.name: run(tier) for tier in TIERS if tier.name in wanted}
+    report(outcomes)
+    return 0 if all(outcome.ok for outcome in outcomes.values()) else 1
+
+
+def run(tier: Tier) -> Outcome:
+    """Run all commands of a tier, whichever of them fail."""
+    print(f"\n── {tier.name} " + "─" * (60 - len(tier.name)), flush=True)
+    outcome = Outcome()
+    start = time.monotonic()
+    for program, *arguments in tier.commands:
+        if subprocess.run([_TOOLS / program, *arguments], cwd=ROOT, check=False).returncode:
+            outcome.broken.append(" ".join([program, *arguments]))
+    if tier.pytest:
+        _run_pytest(tier.pytest, outcome)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def _run_pytest(arguments: Sequence[str], outcome: Outcome) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        results = Path(directory) / "results.xml"
+        command = [sys.executable, "-m", "pytest", "--quiet", "--durations=10", "--durations-min=1", f"--junitxml={results}", *arguments]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        for case in ET.parse(results).iter("testcase") if results.exists() else ():
+            skipped = case.find("skipped")
+            if case.find("failure") is not None or case.find("error") is not None:
+                outcome.failed += 1
+            elif skipped is not None:
+                outcome.skipped += 1
+                outcome.skip_reasons.add(skipped.get("message", ""))
+            else:
+                outcome.passed += 1
+    if code and not outcome.failed:
+        outcome.broken.append(f"pytest, exit code {code}")
+
+
+def report(outcomes: dict[str, Outcome]) -> None:
+    """Print the table and the last line."""
+    table = Table("tier", "result", "seconds", "remarks")
+    for name, outcome in outcomes.items():
+        tests = f"{outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped"
+        remarks = [*outcome.broken, *(f"skipped: {reason}" for reason in sorted(outcome.skip_reasons))]
+        counted = outcome.passed or outcome.failed or outcome.skipped
+        table.add_row(
+            name,
+            ("[green]ok" if outcome.ok else "[red]FAILED") + (f"[/] {tests}" if counted else ""),
+            f"{outcome.seconds:.0f}",
+            "\n".join(remarks),
+        )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print()
+    console.print(table)
+    # a pytest run that broke before it had results counts as one failure, so that the last line cannot look like success
+    broken = sum(1 for outcome in outcomes.values() if any(remark.startswith("pytest") for remark in outcome.broken))
+    total = [sum(getattr(outcome, what) for outcome in outcomes.values()) for what in ("passed", "failed", "skipped")]
+    print(f"{total[0]} passed, {total[1] + broken} failed, {total[2]} skipped", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
