@@ -1,12 +1,33 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests.
+
+Virtual time (`@pytest.mark.looptime`) rules within the test function only: fixtures are set up and torn down in real
+time. So whatever remembers loop times (clients, limiters, backoffs) is made in the test, not in a fixture.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
+from blockbuster import blockbuster_ctx
+from structlog.typing import EventDict
 
 from tests.fakes.apiserver import FakeApiServer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_blocking() -> Iterator[None]:
+    """Code of this project that blocks the event loop (a file, a sleep, a lock) fails its test."""
+    with blockbuster_ctx("syncer"):
+        yield
+
+
+@pytest.fixture
+def logs() -> Iterator[list[EventDict]]:
+    """What the test logs: dicts with `event`, `log_level` and the event's values, in order."""
+    with structlog.testing.capture_logs() as entries:
+        yield entries
 
 
 @pytest.fixture

@@ -30,25 +30,25 @@ from aiohttp import web
 
 from syncer.kube import types
 from syncer.kube.types import NAMESPACES, Key, Obj, Resource, key_of
-from tests.fakes.faults import Fault
+from tests.fakes.faults import Fault, Faults
 from tests.fakes.handlers import Features, Handlers, accepts_partial, as_partial, decode
 from tests.fakes.patches import merge
 from tests.fakes.registry import Registry
-from tests.fakes.requests import Logged, Match, Request, parse
+from tests.fakes.requests import Logged, Request, parse
 from tests.fakes.statuses import Failure
 from tests.fakes.storage import Storage
-from tests.fakes.watching import Watch
 
 SERVED = tuple(value for value in vars(types).values() if isinstance(value, Resource))
 """Types that every fake server knows: those of syncer.kube.types."""
 
 
-class FakeApiServer:
+class FakeApiServer(Faults):
     """One API server. Starts with the namespaces default, kube-system and kube-public.
 
     `now` gives seconds since the epoch for its timestamps. `tls` gives it a certificate of its own CA: `ssl` is then a
     client context that trusts it. With `tokens` set, requests need one of them as bearer token.
-    Counters: `requests` (answered, in order of their answers), `in_flight`, `peak`.
+    `capacity` limits how many requests are worked on at once; the others get 429 with Retry-After 1. Watches do not count.
+    Counters: `requests` (answered, in order of their answers), `in_flight` and `peak` (without watches).
     """
 
     def __init__(
@@ -61,10 +61,12 @@ class FakeApiServer:
         tls: bool = False,
         tokens: Iterable[str] = (),
     ) -> None:
+        super().__init__()
         self.registry = Registry(Storage(first_revision), (*SERVED, *resources), now, service_cidr)
         self.features = Features()
         self.tokens = set(tokens)
         self.requests: list[Logged] = []
+        self.capacity: int | None = None
         self.in_flight = 0
         self.peak = 0
         self.port = 0
@@ -76,11 +78,6 @@ class FakeApiServer:
             self.ca.issue_cert("127.0.0.1", "localhost").configure_cert(self._server_ssl)
             self.ssl = ssl.create_default_context(cadata=self.ca.cert_pem.bytes().decode())
         self._handlers = Handlers(self.registry, self.features)
-        self._faults: list[Fault] = []
-        self._watches: set[Watch] = set()
-        self._hanging = False
-        self._unpaused = asyncio.Event()
-        self._unpaused.set()
         self._reserved: socket.socket | None = None
         self._http: web.Server | None = None
         self._listener: asyncio.Server | None = None
@@ -122,7 +119,7 @@ class FakeApiServer:
         self._listener = self._http = None
 
     def wipe(self) -> None:
-        """Another, empty cluster at the same address: low revisions, new uids; open connections break."""
+        """Another, empty cluster at the same address: low revisions, new uids; open watches break."""
         self.registry.storage = Storage()
         self._make_namespaces()
         self.drop_watches()
@@ -183,146 +180,67 @@ class FakeApiServer:
         """Serve one more type."""
         self.registry.resources[resource.api_version, resource.plural] = resource
 
-    # Faults
-
-    def fault(
-        self,
-        match: Match,
-        *,
-        status: int | None = None,
-        reason: str = "",
-        message: str = "",
-        retry_after: float | None = None,
-        delay: float = 0.0,
-        drop: bool = False,
-        hang: bool = False,
-        after: bool = False,
-        times: int | None = None,
-    ) -> Fault:
-        """Make matching requests go wrong: `delay` first, then one of `hang` (no answer ever), `drop` (connection reset) or `status`.
-
-        With `after` the request takes effect before that. The oldest rule that matches counts; `times` None is for ever.
-        """
-        fault = Fault(
-            match=match,
-            status=status,
-            reason=reason,
-            message=message,
-            retry_after=retry_after,
-            delay=delay,
-            drop=drop,
-            hang=hang,
-            after=after,
-            times=times,
-        )
-        self._faults.append(fault)
-        return fault
-
-    def clear_faults(self) -> None:
-        """Lift all rules."""
-        self._faults.clear()
-
-    def pause(self) -> None:
-        """Answer nothing until `resume`: requests wait, watches are silent."""
-        self._unpaused.clear()
-
-    def resume(self) -> None:
-        """End `pause`."""
-        self._unpaused.set()
-        self._wake_watches()
-
-    @property
-    def watches(self) -> int:
-        """How many watches are open."""
-        return len(self._watches)
-
-    def drop_watches(self, *, clean: bool = False) -> None:
-        """End all open watches: connection reset, or a clean end as at a timeout."""
-        for watch in self._watches:
-            watch.end = "clean" if clean else "abort"
-        self._wake_watches()
-
-    def hang_watches(self) -> None:
-        """Half-open from now on: watches, also new ones, are accepted and get nothing, not even an end."""
-        self._hanging = True
-
-    def resume_watches(self) -> None:
-        """End `hang_watches`; what they missed is delivered."""
-        self._hanging = False
-        self._wake_watches()
-
-    def send_bookmarks(self) -> None:
-        """Send a bookmark on all watches that asked for them."""
-        for watch in self._watches:
-            watch.bookmark_now = watch.bookmarks
-        self._wake_watches()
-
-    def _wake_watches(self) -> None:
-        for watch in self._watches:
-            watch.wake.set()
-
     # HTTP
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         code = 0
+        try:
+            response = await self._respond(http)
+            code = 0 if http.transport is None or http.transport.is_closing() else response.status
+        except Failure as failure:
+            response = _failed(failure)
+            code = failure.code
+        finally:
+            self.requests.append(Logged(http.method, http.path, code))
+        return response
+
+    async def _respond(self, http: web.BaseRequest) -> web.StreamResponse:
+        body = decode(await http.content.read(), http.content_type)
+        request = parse(http.method, http.path, http.query, http.headers, body, self.registry.resources)
+        if request.verb == "watch":
+            return await self._answer(http, request)
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         try:
-            response = await self._respond(http)
-            code = response.status if http.transport and not http.transport.is_closing() else 0
-            return response
+            if self.capacity is not None and self.in_flight > self.capacity:
+                details = {"retryAfterSeconds": 1}
+                raise Failure(429, "TooManyRequests", "Too many requests, please try again later.", details)
+            return await self._answer(http, request)
         finally:
             self.in_flight -= 1
-            self.requests.append(Logged(http.method, http.path, code))
 
-    async def _respond(self, http: web.BaseRequest) -> web.StreamResponse:
-        try:
-            body = decode(await http.content.read(), http.content_type)
-        except Failure as failure:
-            return _failed(failure)
-        request = parse(http.method, http.path, http.query, http.headers, body, self.registry.resources)
-        fault = next((fault for fault in self._faults if fault.strikes(request)), None)
-        await self._unpaused.wait()
-        if fault and not fault.after:
-            struck = await _strike(fault, http)
-            if struck:
-                return struck
-        try:
-            self._authenticate(http)
-            partial = accepts_partial(http.headers.get("Accept", ""))
-            if request.verb == "watch":
-                return await self._stream(http, request, partial)
-            code, answer = await self._handlers.answer(request)
-        except Failure as failure:
-            return _failed(failure)
-        struck = await _strike(fault, http) if fault and fault.after else None
-        if struck:
+    async def _answer(self, http: web.BaseRequest, request: Request) -> web.StreamResponse:
+        fault = self.pick(request)
+        await self.unpaused.wait()
+        if fault and not fault.after and (struck := await _strike(fault, http)):
+            return struck
+        self._authenticate(request)
+        partial = accepts_partial(request.headers.get("Accept", ""))
+        if request.verb == "watch":
+            return await self._stream(http, request, partial)
+        code, answer = await self._handlers.answer(request)
+        if fault and fault.after and (struck := await _strike(fault, http)):
             return struck
         if isinstance(answer, str):
             return web.Response(text=answer)
         return _json(code, as_partial(answer) if partial else answer)
 
-    def _authenticate(self, http: web.BaseRequest) -> None:
-        if self.tokens and http.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
+    def _authenticate(self, request: Request) -> None:
+        if self.tokens and request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
             raise Failure(401, "Unauthorized", "Unauthorized")
 
     async def _stream(self, http: web.BaseRequest, request: Request, partial: bool) -> web.StreamResponse:
         watch = await self._handlers.open_watch(request)
-        watch.held = lambda: self._hanging or not self._unpaused.is_set()
-        self._watches.add(watch)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
-        try:
+        with self.following(watch):
             await watch.wait_while_held()
             await response.prepare(http)
             async with contextlib.aclosing(watch.events()) as events:
                 async for event in events:
-                    seen = {**event, "object": as_partial(event["object"])} if partial else event
-                    await response.write(orjson.dumps(seen) + b"\n")
+                    await response.write(event if isinstance(event, bytes) else _line(event, partial))
             if watch.end == "abort" and http.transport:
                 http.transport.abort()
-        finally:
-            self._watches.discard(watch)
         return response
 
 
@@ -335,6 +253,10 @@ async def _strike(fault: Fault, http: web.BaseRequest) -> web.Response | None:
         http.transport.abort()
         return web.Response()
     return _failed(fault.failure(), fault.retry_after) if fault.status else None
+
+
+def _line(event: Obj, partial: bool) -> bytes:
+    return orjson.dumps({**event, "object": as_partial(event["object"])} if partial else event) + b"\n"
 
 
 def _failed(failure: Failure, retry_after: float | None = None) -> web.Response:

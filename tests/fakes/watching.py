@@ -41,50 +41,59 @@ class Watch:
     held: Callable[[], bool] = lambda: False
     end: Literal["", "clean", "abort"] = ""
     bookmark_now: bool = False
+    next_bookmark: float = float("inf")
+    raw: list[bytes] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def events(self) -> AsyncGenerator[Obj, None]:
-        """Watch events as they are due, until the timeout, `end`, or an ERROR event."""
+    async def events(self) -> AsyncGenerator[Obj | bytes, None]:
+        """Watch events as they are due, and injected bytes, until the timeout, `end`, or an ERROR event."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout
-        next_bookmark = min(loop.time() + self.bookmark_every, deadline - LAST_BOOKMARK) if self.bookmarks else float("inf")
+        if self.bookmarks:
+            self.next_bookmark = min(loop.time() + self.bookmark_every, deadline - LAST_BOOKMARK)
         self.storage.listeners.add(self.wake)
         try:
             await self.wait_while_held()
-            if self.wait_for > self.storage.revision:
-                try:
-                    await wait_until_fresh(self.storage, self.wait_for)
-                except Failure as failure:
-                    yield {"type": "ERROR", "object": failure.status()}
-                    return
-            if self.from_state:
-                self.revision = self.storage.revision
-                for obj in self.storage.objects(self.resource, self.namespace):
-                    if self.matches(obj):
-                        yield {"type": "ADDED", "object": obj}
-            if self.initial_bookmark:
-                yield self._bookmark({"k8s.io/initial-events-end": "true"})
-            while not self.end and loop.time() < deadline:
+            await wait_until_fresh(self.storage, self.wait_for)
+            for event in self._state():
+                yield event
+            while not self.end:
                 self.wake.clear()
-                await self.wait_while_held()
-                try:
-                    pending = self.storage.since(self.revision)
-                except Failure as failure:
-                    yield {"type": "ERROR", "object": failure.status()}
+                for line in self._due(loop.time()):
+                    yield line
+                if loop.time() >= deadline:
                     return
-                for event in pending:
-                    self.revision = max(self.revision, event.revision)
-                    seen = self.seen(event)
-                    if seen:
-                        yield seen
-                if self.bookmark_now or loop.time() >= next_bookmark:
-                    self.bookmark_now = False
-                    next_bookmark = loop.time() + self.bookmark_every
-                    yield self._bookmark()
                 if not self.wake.is_set():
-                    await self._sleep(min(deadline, next_bookmark) - loop.time())
+                    await self._sleep(min(deadline, self.next_bookmark) - loop.time())
+                await self.wait_while_held()
+        except Failure as failure:
+            yield {"type": "ERROR", "object": failure.status()}
         finally:
             self.storage.listeners.discard(self.wake)
+
+    def _state(self) -> list[Obj]:
+        """What a watch begins with that does not continue an earlier one."""
+        found: list[Obj] = []
+        if self.from_state:
+            self.revision = self.storage.revision
+            objects = self.storage.objects(self.resource, self.namespace)
+            found = [{"type": "ADDED", "object": obj} for obj in objects if self.matches(obj)]
+        if self.initial_bookmark:
+            found.append(self._bookmark({"k8s.io/initial-events-end": "true"}))
+        return found
+
+    def _due(self, now: float) -> list[Obj | bytes]:
+        found: list[Obj | bytes] = [*self.raw]
+        self.raw.clear()
+        for event in self.storage.since(self.revision):
+            self.revision = max(self.revision, event.revision)
+            if seen := self.seen(event):
+                found.append(seen)
+        if self.bookmark_now or now >= self.next_bookmark:
+            self.bookmark_now = False
+            self.next_bookmark = now + self.bookmark_every
+            found.append(self._bookmark())
+        return found
 
     def seen(self, event: Event) -> Obj | None:
         """The event as this watch sees it: leaving the selection is a DELETED, entering it an ADDED."""
