@@ -155,17 +155,21 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         assert self.listing is not None
+        if went_back := self.list_rv < self.store.seen:
+            self.known.clear()  # nothing told before counts any more, not even of the new history: the watch will tell it again
         changes = self.store.commit(str(self.list_rv))
         for change in changes:
             assert change.listed
             if change.before and (change.after is None or change.after.uid != change.before.uid):
                 self.dead.add(change.before.uid)
+        if went_back:
+            self.dead.clear()
         for obj in self.listing:
             self.tell(obj)
         self.position = self.list_rv
         self.begun, self.listing = False, None
 
-    @precondition(lambda self: len(self.history) > 12 and all(record.rv <= self.store.seen for record in self.store.records()))
+    @precondition(lambda self: len(self.history) > 12 and self.nothing_is_ahead_of_the_watch())
     @rule(data=st.data())
     def restore_backup(self, data: st.DataObject) -> None:
         """The server forgets its newest history. Answers of the old one are lost with their connections; the watch breaks."""
@@ -174,6 +178,11 @@ class Machine(RuleBasedStateMachine):
         self.dead.clear()
         self.known.clear()
         self.begin()
+
+    def nothing_is_ahead_of_the_watch(self) -> bool:
+        """Else a restored server whose new history is longer than what the watch has seen cannot be told from the old one."""
+        known = [record.rv for record in self.store.records()] + [tombstone.rv for tombstone in self.store._gone.values()]
+        return max(known, default=0) <= self.store.seen
 
     # What must hold at any time.
 
