@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from syncer.errors import NETWORK_ERRORS, ApiError, FenceClosed
+from syncer.errors import NETWORK_ERRORS, AlreadyExists, ApiError, FenceClosed, NotFound
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
-from syncer.kube.types import SERVICES, Side
-from syncer.metrics import Metrics
+from syncer.kube.types import MUTATING_WEBHOOKS, SERVICE_CIDRS, SERVICES, Key, Side, key_of
+from syncer.metrics import Measure, Metrics, Reading
 from syncer.naming import Names
-from syncer.proxy.admission import AdmissionServer
-from syncer.proxy.allocation import ServiceAllocator
+from syncer.proxy.admission import AdmissionServer, service_cidr
+from syncer.proxy.allocation import HostAllocator
+from syncer.proxy.certificates import issue_certificates
 from syncer.proxy.health import Check, HealthServer
 from syncer.resources import ALL
 from syncer.runtime.leader import Elector
@@ -34,13 +35,13 @@ from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
 from syncer.sync.fence import Fence
 from syncer.sync.guard import Guard
-from syncer.sync.ledger import Ledger
+from syncer.sync.ledger import Ledger, State
 from syncer.sync.recorder import Recorder
 from syncer.sync.rights import ask_rights, lacking, needed_rights
 from syncer.sync.view import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from syncer.kube.config import Cluster
     from syncer.settings import Settings
@@ -98,12 +99,16 @@ class App:
         self._settings = settings
         self._metrics = Metrics()
         self._names = Names(settings.name, settings.target_namespace)
-        self._specs = [spec for spec in ALL if settings.syncs(spec.name)]
+        enabled = settings.enabled({spec.name: True for spec in ALL if not spec.part_of})
+        self._specs = [spec for spec in ALL if (spec.part_of or spec.name) in enabled]
         self._starting: str | None = "starting"
         """What is being waited for before the loops can run, None once they do."""
         self._engine: Engine | None = None
         self._fence: Fence | None = None
         self._guard: Guard | None = None
+        self._ledger: Ledger | None = None
+        self._admits: bool | None = None
+        """Whether new Services get addresses; None while that is not wanted."""
         self._elector: Elector | None = None
 
     async def run(self) -> None:
@@ -116,7 +121,8 @@ class App:
                 Side.HOST: await self._connect(stack, Side.HOST, settings.host_kube_config),
                 Side.VIRTUAL: await self._connect(stack, Side.VIRTUAL, settings.kube_config),
             }
-            self._metrics.watch_clients(clients)
+            self._metrics.register_source(lambda: _client_readings(clients.values()))
+            self._metrics.register_source(self._readings)
             recorder = Recorder(clients, clock=time.monotonic, timestamp=timestamp)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(recorder.run(), name="recorder")
@@ -149,6 +155,10 @@ class App:
         if self._fence is not None:
             closed = self._fence.closed
             checks.append(Check("fence", closed is None, closed or ""))
+        if self._admits is not None:
+            checks.append(Check("admission", self._admits, "" if self._admits else "the webhook for Services is not served yet"))
+        for name, count in (self._guard.held() if self._guard is not None else {}).items():
+            checks.append(Check(f"deletions {name}", ok=True, reason=f"{count} are held until `syncer release-deletions`"))
         if self._engine is not None:
             checks += [Check(name, not wrong, wrong) for name, wrong in self._engine.checks(stale_after=_STALE_WATCH)]
         return checks
@@ -169,15 +179,16 @@ class App:
 
     async def _credentials(self, side: Side, kubeconfig: str) -> Cluster:
         """The virtual control plane writes its kubeconfig when it starts, so that file may come later; anything else wrong is final."""
-        path = Path(kubeconfig)
-        if side is Side.VIRTUAL and not path.exists():  # noqa: ASYNC240  a stat at start, before anything else runs
-            self._starting = f"waiting for the kubeconfig {path} of the virtual cluster"
-            log.warning(
-                "kubeconfig.missing", path=kubeconfig, remedy="the virtual control plane writes it when it starts; else check --kube-config"
-            )
-            while not path.exists():  # noqa: ASYNC240
-                await asyncio.sleep(_TRY_AGAIN / 4)
+        if side is Side.VIRTUAL:
+            await self._until_written(Path(kubeconfig))
         return await load_cluster(kubeconfig or None)
+
+    async def _until_written(self, path: Path) -> None:
+        async def look() -> None:
+            if not path.exists():
+                raise FileNotFoundError("no such file yet; the virtual control plane writes it when it starts, else check --kube-config")
+
+        await self._insist(f"the kubeconfig {path} of the virtual cluster", look)
 
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Attempt again and again until it works; a new cause is logged once, and shown by /readyz."""
@@ -185,9 +196,10 @@ class App:
             try:
                 result = await attempt()
             except (ApiError, FenceClosed, *NETWORK_ERRORS) as error:
-                cause = f"{what}: {error or type(error).__name__}"
+                words = str(error) or type(error).__name__
+                cause = f"{what}: {words}"
                 if cause != self._starting:
-                    log.warning("start.waiting", on=what, error=str(error) or type(error).__name__, again_in=_TRY_AGAIN)
+                    log.warning("start.waiting", on=what, error=words, again_in=_TRY_AGAIN)
                 self._starting = cause
                 await asyncio.sleep(_TRY_AGAIN)
             else:
@@ -225,7 +237,6 @@ class App:
             clock=time.monotonic,
         )
         self._fence = fence
-        self._metrics.watch_fence(lambda: fence.closed is not None)
         await self._insist("the fence", fence.open)
         return fence
 
@@ -269,9 +280,94 @@ class App:
             clock=time.monotonic,
             wall=time.time,
         )
-        self._metrics.watch_engine(engine, guard, ledger)
-        async with AsyncExitStack() as stack:
-            if any(spec.kind is SERVICES for spec in self._specs):
-                await self._admit_services(stack, clients, caches, fence)
-            self._engine, self._guard, self._starting = engine, guard, None
-            await engine.run()
+        self._engine, self._guard, self._ledger = engine, guard, ledger
+        services = any(spec.kind == SERVICES for spec in self._specs)
+        if services:
+            await self._insist("the range of Service addresses", lambda: self._accept_host_addresses(clients))
+            self._admits = False
+        self._starting = None
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(engine.run(), name="engine")
+            if services:
+                allocator = HostAllocator(clients, caches, fence, names=self._names, owner=policy.owner, wall=time.time)
+                tasks.create_task(self._admit_services(clients[Side.VIRTUAL], allocator), name="admission")
+
+    async def _accept_host_addresses(self, clients: Mapping[Side, Client]) -> None:
+        """Have the virtual API server accept the addresses that the host gives to Services, whatever its own range is."""
+        cidrs = self._settings.service_cidr or await self._host_families(clients[Side.HOST])
+        virtual = clients[Side.VIRTUAL]
+        try:
+            await virtual.create(SERVICE_CIDRS, "", service_cidr(cidrs))
+        except AlreadyExists:
+            return
+        except NotFound:
+            served = False
+        else:
+            served = True
+            log.info("service_cidr.created", cidrs=list(cidrs))
+        if not served and not self._settings.service_cidr:
+            log.error(
+                "service_cidr.not_served",
+                remedy="before Kubernetes 1.33, start the virtual API server with the host's range as --service-cluster-ip-range, "
+                "and give that to --service-cidr",
+            )
+
+    async def _host_families(self, host: Client) -> tuple[str, ...]:
+        """The widest range of each IP family that the host's Services have, seen by the one in front of the virtual API server."""
+        key = Key(self._settings.target_namespace, self._settings.service_name)
+        try:
+            service = await host.get(SERVICES, key)
+        except NotFound:
+            service = {}
+        addresses = (service.get("spec") or {}).get("clusterIPs") or []
+        families = {"::/0" if ":" in address else "0.0.0.0/0" for address in addresses if address != "None"}
+        return tuple(sorted(families)) or ("0.0.0.0/0",)
+
+    async def _admit_services(self, virtual: Client, allocator: HostAllocator) -> None:
+        """Serve the webhook by which new Services get the host's addresses."""
+        certificates = await issue_certificates()
+        async with AdmissionServer(allocator, certificates, port=self._settings.webhook_port) as server:
+            configuration = server.configuration
+
+            async def install() -> None:
+                await virtual.patch(MUTATING_WEBHOOKS, key_of(configuration), configuration, strategy="apply")
+
+            await self._insist("the admission webhook", install)
+            self._starting = None
+            self._admits = True
+            log.info("admission.serving", url=server.url)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._admits = False
+
+    def _readings(self) -> Iterable[Reading]:
+        """What /metrics tells of the state of the loops."""
+        yield Reading(Measure.FENCE_CLOSED, (), float(self._fence is not None and self._fence.closed is not None))
+        leads = self._elector.is_leader if self._elector is not None else self._engine is not None
+        yield Reading(Measure.LEADER, (), float(leads))
+        engine, guard, ledger = self._engine, self._guard, self._ledger
+        if engine is None or guard is None or ledger is None:
+            return
+        held = guard.held()
+        counts = ledger.counts()
+        for loop in engine.loops:
+            name = (loop.spec.name,)
+            yield Reading(Measure.QUEUE_DEPTH, name, len(loop.queue))
+            yield Reading(Measure.QUEUE_OLDEST, name, loop.queue.oldest_age())
+            yield Reading(Measure.DELETIONS_HELD, name, held.get(loop.spec.name, 0))
+            for state in State:
+                yield Reading(Measure.PAIRS, (loop.spec.name, state), counts[loop.spec.name, state])
+        for (side, resource), informer in engine.caches.informers.items():
+            place = (side, str(resource))
+            yield Reading(Measure.CACHE_OBJECTS, place, len(informer.store))
+            yield Reading(Measure.CACHE_BYTES, place, informer.store.bytes_kept)
+            yield Reading(Measure.WATCH_RESTARTS, place, informer.watcher.restarts)
+            yield Reading(Measure.WATCH_STALENESS, place, informer.stale_for())
+
+
+def _client_readings(clients: Iterable[Client]) -> Iterable[Reading]:
+    for client in clients:
+        for lane, limit in client.limits.items():
+            yield Reading(Measure.LIMIT, (client.side, lane), limit.current)
+            yield Reading(Measure.IN_FLIGHT, (client.side, lane), limit.in_flight)

@@ -73,7 +73,7 @@ _OWNER = "the ConfigMap vc-NAME-owner owns all host objects; see --set-owner"
 _CONFIG_FILE = "settings are flags and SYNCER_* variables; see --help"
 
 FLAGS: Mapping[str, Classic] = {
-    "suffix": Classic("it is the old word for --name", lambda _: True),
+    "suffix": Classic("it is the old word for --name"),
     "bind-address": Classic(_NO_PROXY),
     "port": Classic(_NO_PROXY),
     "server-ca-cert": Classic(_NO_PROXY),
@@ -154,12 +154,14 @@ def judge(texts: Mapping[str, Given], environ: Mapping[str, str]) -> tuple[list[
         if name not in texts:
             continue
         source, parts = texts[name]
-        if rule.fulfilled(parts):
+        if name == "suffix" and parts[-1] == texts["name"].parts[-1]:
+            warnings.append(f"{source}: write --name, {rule.fact}")
+        elif name == "suffix":
+            errors.append(f"{source}: says something else than {texts['name'].source}, and {rule.fact}; drop it")
+        elif rule.fulfilled(parts):
             warnings.append(f"{source}: can be dropped, {rule.fact}")
         else:
             errors.append(f"{source}: not supported by this version with the value {','.join(parts)!r}; {rule.fact}")
-    if "suffix" in texts and texts["name"].parts[-1] != texts["suffix"].parts[-1]:
-        errors.append(f"{texts['suffix'].source}: is another word for --name, and says something else than {texts['name'].source}; drop it")
     if environ.get("VCLUSTER_COMMAND"):
         errors.append(f"VCLUSTER_COMMAND: not supported by this version; {_NO_CONTROL_PLANE}")
     if "v1beta1" in environ.get("CONFIG", ""):

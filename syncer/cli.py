@@ -37,7 +37,7 @@ Flags of the vcluster syncer that are not listed here are known: each is answere
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> NoReturn:
     """Run one command and exit; by default that of the process's arguments and environment."""
     environ = os.environ if environ is None else environ
-    arguments = vars(_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv)))
+    arguments = vars(_parser().parse_args(join_negations(sys.argv[1:] if argv is None else argv)))
     try:
         code = _run(arguments.pop("command"), arguments, environ)
     except ConfigError as error:
@@ -152,7 +152,7 @@ def _add_flags(parser: argparse.ArgumentParser, flags: Mapping[str, Flag]) -> No
         groups[flag.group].add_argument(f"--{name}", action="append", metavar=flag.metavar, help=words.replace("%", "%%"), **switch)
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
+def join_negations(argv: Sequence[str]) -> list[str]:
     """`--sync -pods` as `--sync=-pods`: argparse would take the value for a flag of its own."""
     joined: list[str] = []
     for argument in argv:

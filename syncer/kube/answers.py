@@ -16,6 +16,8 @@ from syncer.kube import codec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from syncer.kube.types import Obj
+
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes of one watch event. An object has at most a few MiB; escaping can multiply that by six."""
 
@@ -43,6 +45,13 @@ class Answer:
             return codec.loads(self.body)
         except ValueError:
             raise aiohttp.ClientPayloadError(f"an answer of status {self.status} is not JSON: {self._excerpt()}") from None
+
+    def obj(self) -> Obj:
+        """As `json`, for a body that has to be an object."""
+        body = self.json()
+        if not isinstance(body, dict):
+            raise aiohttp.ClientPayloadError(f"an answer of status {self.status} is not an object: {self._excerpt()}")
+        return body
 
     def status_body(self) -> Mapping[str, Any]:
         """The Status of a failure; made up from the text when the answer is not one (a proxy's, or the API server's early ones)."""

@@ -100,8 +100,8 @@ class Client:
     ) -> Obj:
         """One object, or a subresource of it."""
         path = _path(resource, key.namespace, key.name, subresource)
-        obj = await self._call("get", resource, subresource, "GET", path, params=params, accept=_METADATA if metadata_only else _JSON)
-        return _shape(resource, obj, metadata_only=metadata_only)
+        answer = await self._call("get", resource, subresource, "GET", path, params=params, accept=_METADATA if metadata_only else _JSON)
+        return _shape(resource, answer.obj(), metadata_only=metadata_only)
 
     async def list_page(
         self,
@@ -125,7 +125,7 @@ class Client:
         }
         params = {name: value for name, value in given.items() if value}
         accept = _METADATA_LIST if metadata_only else _JSON
-        page = await self._call("list", resource, "", "GET", _path(resource, namespace), params=params, accept=accept)
+        page = (await self._call("list", resource, "", "GET", _path(resource, namespace), params=params, accept=accept)).obj()
         metadata = page.get("metadata") or {}
         items = [_shape(resource, item, metadata_only=metadata_only) for item in page.get("items") or ()]
         return items, metadata.get("resourceVersion") or "", metadata.get("continue") or ""
@@ -175,7 +175,7 @@ class Client:
         path = _path(resource, namespace, name, subresource)
         params = {"dryRun": "All"} if dry_run else None
         created = await self._call("create", resource, subresource, "POST", path, params=params, body=obj, lane=lane)
-        return codec.prune(created)
+        return codec.prune(created.obj())
 
     async def patch(
         self,
@@ -201,7 +201,7 @@ class Client:
             content_type=_CONTENT_TYPES[strategy],
             lane=lane,
         )
-        return codec.prune(patched)
+        return codec.prune(patched.obj())
 
     async def delete(
         self, resource: Resource, key: Key, *, uid: str, grace: int | None = None, propagation: str | None = None, lane: Lane = Lane.SPEC
@@ -215,13 +215,14 @@ class Client:
         if propagation is not None:
             options["propagationPolicy"] = propagation
         deleted = await self._call("delete", resource, "", "DELETE", _path(resource, key.namespace, key.name), body=options, lane=lane)
-        return codec.prune(deleted)
+        return codec.prune(deleted.obj())
 
     async def request_json(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None, lane: Lane = Lane.SPEC
     ) -> Any:
         """Any other JSON request, answered verbatim; `path` must be encoded already."""
-        return await self._call(method.lower(), None, "", method, path, params=params, body=body, lane=lane)
+        answer = await self._call(method.lower(), None, "", method, path, params=params, body=body, lane=lane)
+        return answer.json()
 
     async def _call(
         self,
@@ -236,8 +237,8 @@ class Client:
         accept: str = _JSON,
         content_type: str = _JSON,
         lane: Lane = Lane.SPEC,
-    ) -> Any:
-        """The decoded answer; on a 401 once more with fresh credentials."""
+    ) -> Answer:
+        """A successful answer; on a 401 once more with fresh credentials."""
         headers = {"Accept": accept}
         data = None
         if body is not None:
@@ -251,7 +252,7 @@ class Client:
             await self.cluster.refresh(since=began, force=True)
             answer = await self._exchange(lane, verb, what, method, url, headers, data)
         if 200 <= answer.status < 300:
-            return answer.json()
+            return answer
         raise api_error(answer.status, answer.status_body(), retry_after(answer))
 
     async def _exchange(

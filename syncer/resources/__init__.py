@@ -1,1 +1,21 @@
-"""One module per Kubernetes type: what that type means, as pure functions."""
+"""One module per Kubernetes type, and the registry of their loops."""
+
+from __future__ import annotations
+
+from syncer.resources import configmaps, events, kubernetes_service, nodes, pods, secrets, services, tokens
+from syncer.sync.spec import SyncSpec
+
+ALL: tuple[SyncSpec, ...] = (
+    pods.SPEC,
+    tokens.SPEC,
+    services.SPEC,
+    kubernetes_service.SPEC,
+    configmaps.SPEC,
+    secrets.SPEC,
+    nodes.SPEC,
+    events.SPEC,
+)
+"""Every loop there is."""
+
+DEFAULT_ON: frozenset[str] = frozenset(spec.name for spec in ALL)
+"""Names of those that run unless they are switched off."""

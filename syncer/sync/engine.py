@@ -119,12 +119,11 @@ class Engine:
             ref = Ref(side, resource, change.key)
             self._note(ref, change)
             priority = changed_priority if synced.is_set() else Priority.LOW
-            for loop, key in self._subscribers.pop(ref, ()):
-                loop.add(key, changed_priority)
+            for loop, waiting in self._subscribers.pop(ref, ()):
+                loop.add(waiting, changed_priority)
             for loop in own:
-                if side is Side.VIRTUAL:
-                    loop.add(change.key, priority)
-                elif (key := self._virtual_key(loop.spec, change)) is not None:
+                key = change.key if side is Side.VIRTUAL else self._virtual_key(loop.spec, change)
+                if key is not None:
                     loop.add(key, priority)
             for loop, wake in wakes:
                 self._wake(loop, wake, change, priority)

@@ -84,5 +84,7 @@ class SyncSpec:
     indexes: Indexes = field(default_factory=dict)
     hydrate: Callable[[Key, View], bool] | None = None
     host_rights: tuple[Right, ...] = ()
+    part_of: str = ""
+    """Name of the loop without which this one makes no sense; it runs exactly when that one does, and is no word of --sync."""
     deletes_virtual: bool = False
     """Whether the loop may delete virtual objects because the host object vanished (then the guard watches that way too)."""

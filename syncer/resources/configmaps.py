@@ -1,0 +1,19 @@
+"""ConfigMaps: down, while a virtual pod refers to them. See sync.referenced for the rules."""
+
+from __future__ import annotations
+
+from syncer.kube.types import CONFIGMAPS, Obj
+from syncer.sync.referenced import referenced_spec
+from syncer.translate.references import references
+
+
+def content(virtual: Obj) -> Obj:
+    """What the host copy holds besides metadata."""
+    return {
+        "data": virtual.get("data") or {},
+        "binaryData": virtual.get("binaryData") or {},
+        "immutable": virtual.get("immutable"),
+    }
+
+
+SPEC = referenced_spec(CONFIGMAPS, references=lambda pod: references(pod).configmaps, content=content)

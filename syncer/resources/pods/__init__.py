@@ -1,0 +1,62 @@
+"""Pods: spec down, status and node up, deletion both ways.
+
+The states of a pair, and what follows:
+
+- virtual only, never seen on the host: created there once the API server's and DNS's addresses are known (see `creation`).
+- virtual only, but it had a host pod (it has a start time, or we bound it): that one vanished, and a pod is never started a second
+  time. It is deleted, and its controller makes another, unless it had finished: then it is left alone, exit codes, owner
+  and all, as a finished pod of any cluster whose node is gone; who made it cleans it up. A pod with finalizers (a Job's) is
+  marked failed before, since no kubelet will ever report its end.
+- both: status up; bound to its node as soon as the virtual Node is there; metadata and what may change of the spec down.
+- either deleting: the other is deleted with the same grace period, and status goes on being copied until the end.
+- host only: the host pod is deleted. One that outlives its grace period by `STUCK_SECONDS` sits on a node that does not answer; as
+  its virtual pod can only be gone by force, it is removed by force, too.
+- a host pod of another virtual UID belongs to a pod that had the same name: it has to go first.
+
+Mirror pods of static pods are refused: only a kubelet can run them.
+"""
+
+from __future__ import annotations
+
+from syncer.kube.types import CONFIGMAPS, NAMESPACES, NODES, PODS, SECRETS, SERVICES, Obj, Ref, Side, key_of
+from syncer.resources.pods.decision import decide
+from syncer.sync.spec import Right, Scope, SyncSpec, Watch
+from syncer.translate.metadata import virtual_key
+
+
+def _namespace(service: Obj) -> list[str]:
+    return [key_of(service).namespace]
+
+
+def _everything(_namespace_object: Obj) -> list[str]:
+    return ["all"]
+
+
+SPEC = SyncSpec(
+    name="pods",
+    kind=PODS,
+    watches=(
+        Watch(side=Side.VIRTUAL, resource=PODS),
+        Watch(side=Side.VIRTUAL, resource=NODES),
+        Watch(side=Side.VIRTUAL, resource=NAMESPACES, metadata_only=True),
+        Watch(side=Side.VIRTUAL, resource=SERVICES),
+        Watch(side=Side.VIRTUAL, resource=CONFIGMAPS, metadata_only=True),
+        Watch(side=Side.VIRTUAL, resource=SECRETS, metadata_only=True),
+        Watch(side=Side.HOST, resource=PODS, scope=Scope.MANAGED),
+        Watch(side=Side.HOST, resource=SERVICES),
+        Watch(side=Side.HOST, resource=CONFIGMAPS, scope=Scope.MANAGED, metadata_only=True),
+        Watch(side=Side.HOST, resource=SECRETS, scope=Scope.MANAGED, metadata_only=True),
+    ),
+    decide=decide,
+    virtual_ref=lambda key: Ref(Side.VIRTUAL, PODS, key),
+    host_ref=lambda names, key: Ref(Side.HOST, PODS, names.host_key(key)),
+    virtual_key=lambda host, view: virtual_key(view.names, PODS, host),
+    indexes={(Side.VIRTUAL, SERVICES): {"namespace": _namespace}, (Side.VIRTUAL, NAMESPACES): {"everything": _everything}},
+    host_rights=(
+        Right(group="", resource="pods", verbs=("get", "list", "watch", "create", "patch", "delete")),
+        Right(group="", resource="services", verbs=("get", "list", "watch")),
+        Right(group="", resource="configmaps", verbs=("get", "list", "watch")),
+        Right(group="", resource="secrets", verbs=("get", "list", "watch")),
+    ),
+    deletes_virtual=True,
+)

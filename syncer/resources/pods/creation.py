@@ -1,0 +1,135 @@
+"""A pod's way to the host: what has to be known or there first, and the host pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from syncer.kube.types import CONFIGMAPS, NAMESPACES, PODS, SECRETS, SERVICES, Key, Obj, Ref, Resource, Side, is_deleting, key_of, labels_of
+from syncer.sync.intents import Create, Intent, Pair, Wait
+from syncer.sync.view import View
+from syncer.translate.metadata import host_metadata, virtual_key
+from syncer.translate.owners import owner_annotations
+from syncer.translate.podspec import host_pod_spec, uses_cluster_dns
+from syncer.translate.podupdate import created_annotations
+from syncer.translate.references import Kind, references
+from syncer.translate.token_secret import token_secret_key
+
+COPIES_SECONDS = 5.0
+"""How long a pod waits for the host copies of what it mounts. Any longer, and the kubelet's own retries serve it better."""
+
+_KUBE_DNS = Key("kube-system", "kube-dns")
+_RESOURCES = {Kind.CONFIGMAP: CONFIGMAPS, Kind.SECRET: SECRETS}
+
+
+def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
+    """The host pod, or what it waits for."""
+    api_address = cluster_address(view.get(*api_service(view)))
+    dns_address = dns_address_of(view)
+    if api_address is None:
+        ref = api_service(view)
+        return [Wait(on=(ref,), reason=f"the host Service {ref.key.name} in front of the virtual API server has no address yet")]
+    if dns_address is None and uses_cluster_dns(virtual):
+        return [Wait(on=tuple(_dns_services(view)), reason="the cluster's DNS Service has no address yet")]
+    missing = _missing_copies(virtual, view) if pair.waited < COPIES_SECONDS else []
+    if missing:
+        what = ", ".join(f"{resource.kind} {name}" for resource, name in missing)
+        on = tuple(Ref(Side.HOST, resource, view.names.host_key(Key(pair.key.namespace, name))) for resource, name in missing)
+        return [Wait(on=on, reason=f"not copied to the host yet: {what}", at_most=COPIES_SECONDS)]
+    spec = host_pod_spec(
+        view.names,
+        view.policy,
+        virtual,
+        api_address=api_address,
+        dns_address=dns_address,
+        services=services_beside(virtual, view),
+        token_secret=token_secret_key(view.names, pair.key).name,
+        namespaces_matching=lambda selector: _namespaces_matching(selector, view),
+        data_keys=lambda kind, name: data_keys(virtual, kind, name, view),
+    )
+    ours = {**created_annotations(virtual), **owner_annotations(virtual)}
+    metadata = host_metadata(view.names, view.policy.owner, PODS, virtual, annotations=ours)
+    return [Create(Side.HOST, PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})]
+
+
+def api_service(view: View) -> Ref:
+    """The host Service in front of the virtual API server."""
+    return Ref(Side.HOST, SERVICES, Key(view.names.host_namespace, view.policy.service_name))
+
+
+def cluster_address(service: Obj | None) -> str | None:
+    """A Service's address inside the cluster, None when it has none."""
+    address = ((service or {}).get("spec") or {}).get("clusterIP")
+    return None if not address or address == "None" else str(address)
+
+
+def dns_address_of(view: View) -> str | None:
+    """Address of the virtual cluster's DNS: of the Service made for it or, where there is none, of the copy of kube-system/kube-dns."""
+    made_for_it, copy = (view.get(*ref) for ref in _dns_services(view))
+    if made_for_it is not None:
+        return cluster_address(made_for_it)
+    return cluster_address(copy) if copy is not None and virtual_key(view.names, SERVICES, copy) == _KUBE_DNS else None
+
+
+def services_beside(pod: Obj, view: View) -> Iterable[Obj]:
+    """The virtual Services of the pod's namespace."""
+    for key in view.find(Side.VIRTUAL, SERVICES, "namespace", key_of(pod).namespace):
+        if (service := view.get(Side.VIRTUAL, SERVICES, key)) is not None:
+            yield service
+
+
+def data_keys(pod: Obj, kind: Kind, name: str, view: View) -> list[str]:
+    """Keys in the data of a ConfigMap or Secret in the pod's namespace, as its host copy has them."""
+    copy = view.get(Side.HOST, _RESOURCES[kind], view.names.host_key(Key(key_of(pod).namespace, name))) or {}
+    return [*(copy.get("data") or ())]
+
+
+def _dns_services(view: View) -> list[Ref]:
+    return [
+        Ref(Side.HOST, SERVICES, Key(view.names.host_namespace, view.policy.dns_service)),
+        Ref(Side.HOST, SERVICES, view.names.host_key(_KUBE_DNS)),
+    ]
+
+
+def _missing_copies(virtual: Obj, view: View) -> list[tuple[Resource, str]]:
+    """What the pod refers to that exists, but not on the host yet. What does not exist the kubelet waits for, or does without."""
+    found = references(virtual)
+    namespace = key_of(virtual).namespace
+    return [
+        (resource, name)
+        for resource, names in ((CONFIGMAPS, found.configmaps), (SECRETS, found.secrets))
+        for name in sorted(names)
+        if view.get(Side.VIRTUAL, resource, Key(namespace, name)) is not None and not _is_copied(resource, Key(namespace, name), view)
+    ]
+
+
+def _is_copied(resource: Resource, key: Key, view: View) -> bool:
+    host = view.get(Side.HOST, resource, view.names.host_key(key))
+    return host is not None and not is_deleting(host) and virtual_key(view.names, resource, host) == key
+
+
+def _namespaces_matching(selector: Mapping[str, Any], view: View) -> list[str]:
+    keys = view.find(Side.VIRTUAL, NAMESPACES, "everything", "all")
+    return [key.name for key in keys if _selects(selector, labels_of(view.get(Side.VIRTUAL, NAMESPACES, key) or {}))]
+
+
+def _selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a LabelSelector matches these labels."""
+    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
+        return False
+    return all(_meets(expression, labels) for expression in selector.get("matchExpressions") or ())
+
+
+def _meets(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    key, values = expression.get("key"), expression.get("values") or ()
+    match expression.get("operator"):
+        case "In":
+            return labels.get(str(key)) in values
+        case "NotIn":
+            return labels.get(str(key)) not in values
+        case "Exists":
+            return key in labels
+        case "DoesNotExist":
+            return key not in labels
+        case _:
+            return False

@@ -1,0 +1,92 @@
+"""Service account tokens of pods: minted by the virtual API server, kept in one host Secret per pod, renewed in time.
+
+The host pod mounts the Secret in place of its projected tokens. The Secret is made once the host pod exists, because it is
+owned by it, so that the host's garbage collector removes it even when we are not there to do it; until then the kubelet
+waits. Tokens are renewed at 80 % of their life, by the timetable that an annotation of the Secret keeps, so a restart
+of the syncer renews nothing early. A finished pod's tokens run out. All tokens of a pod are renewed together.
+"""
+
+from __future__ import annotations
+
+from syncer.kube.types import PODS, SECRETS, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
+from syncer.sync.intents import Again, Delete, Intent, MintToken, Pair, TokenSource, Wait
+from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
+from syncer.sync.view import View
+from syncer.translate.metadata import recorded_uid, virtual_key
+from syncer.translate.references import token_sources
+from syncer.translate.token_secret import renewal_times, token_pod, token_secret, token_secret_key
+
+_FINISHED = frozenset({"Succeeded", "Failed"})
+
+
+def decide(pair: Pair, view: View) -> list[Intent]:
+    """What the token Secret (`pair.host`) of a pod (`pair.virtual`) needs now."""
+    pod, secret = pair.virtual, pair.host
+    if pod is None:
+        return _delete(secret, "the virtual pod is gone", unexplained=True)
+    sources = tuple(TokenSource(item.data_key, item.audience, item.expiration_seconds) for item in token_sources(pod))
+    if not sources or (pod.get("status") or {}).get("phase") in _FINISHED:
+        return [] if sources else _delete(secret, "the pod has no projected tokens")
+    if secret is not None and is_deleting(secret):
+        return [_until_gone(secret)]
+    if secret is not None and recorded_uid(secret) != uid_of(pod):
+        return [*_delete(secret, "the tokens are those of a pod that is gone", unexplained=True), _until_gone(secret)]
+    host_key = view.names.host_key(pair.key)
+    host_pod = view.get(Side.HOST, PODS, host_key)
+    if host_pod is None or virtual_key(view.names, PODS, host_pod) != pair.key or recorded_uid(host_pod) != uid_of(pod):
+        if is_deleting(pod):
+            return _delete(secret, "the host pod is gone")
+        return [Wait(on=(Ref(Side.HOST, PODS, host_key),), reason="the tokens are made as soon as the host pod is there")]
+    if secret is not None and not _is_owned_by(secret, host_pod):
+        return [*_delete(secret, "the tokens are those of an earlier host pod"), _until_gone(secret)]
+    return _minted(pair.key, pod, secret, sources, token_secret(view.names, pod, host_pod), view.now)
+
+
+def _minted(key: Key, pod: Obj, secret: Obj | None, sources: tuple[TokenSource, ...], wanted: Obj, now: float) -> list[Intent]:
+    times = renewal_times(secret) if secret is not None else {}
+    due = min(times.get(source.data_key, 0.0) for source in sources)
+    if due > now:
+        return [Again(after=due - now)]
+    if secret is None and is_deleting(pod):
+        return []
+    account = (pod.get("spec") or {}).get("serviceAccountName") or "default"
+    return [MintToken(key, uid_of(pod), account, sources, wanted, uid_of(secret) if secret is not None else "")]
+
+
+def _is_owned_by(secret: Obj, host_pod: Obj) -> bool:
+    return any(reference.get("uid") == uid_of(host_pod) for reference in secret["metadata"].get("ownerReferences") or ())
+
+
+def _delete(secret: Obj | None, why: str, *, unexplained: bool = False) -> list[Intent]:
+    if secret is None or is_deleting(secret):
+        return []
+    return [Delete(Side.HOST, SECRETS, key_of(secret), uid_of(secret), why, unexplained=unexplained)]
+
+
+def _until_gone(secret: Obj) -> Wait:
+    return Wait(on=(Ref(Side.HOST, SECRETS, key_of(secret)),), reason="the old tokens have to go first")
+
+
+def _pod_of_host_pod(host_pod: Obj, view: View) -> list[Key]:
+    key = virtual_key(view.names, PODS, host_pod)
+    return [] if key is None else [key]
+
+
+SPEC = SyncSpec(
+    name="tokens",
+    kind=PODS,
+    watches=(
+        Watch(side=Side.VIRTUAL, resource=PODS),
+        Watch(side=Side.HOST, resource=PODS, scope=Scope.MANAGED),
+        Watch(side=Side.HOST, resource=SECRETS, scope=Scope.MANAGED, metadata_only=True),
+    ),
+    decide=decide,
+    virtual_ref=lambda key: Ref(Side.VIRTUAL, PODS, key),
+    host_ref=lambda names, key: Ref(Side.HOST, SECRETS, token_secret_key(names, key)),
+    virtual_key=lambda host, view: token_pod(view.names, host),
+    wakes=(Wake(Side.HOST, PODS, _pod_of_host_pod),),
+    host_rights=(
+        Right(group="", resource="pods", verbs=("get", "list", "watch")),
+        Right(group="", resource="secrets", verbs=("get", "list", "watch", "create", "patch", "delete")),
+    ),
+)
