@@ -44,7 +44,7 @@ async def tiny_server(handler: Handler, tls: ssl.SSLContext | None = None, port:
     tiny = Tiny(handler)
     application = web.Application(client_max_size=2**26)
     application.router.add_route("*", "/{path:.*}", tiny.handle)
-    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.01)
+    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.01, max_field_size=2**16)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls, reuse_address=True)
