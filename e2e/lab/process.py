@@ -203,7 +203,17 @@ def _wait_gone(gone: Callable[[], bool], seconds: float) -> bool:
 def _start_time(pid: int) -> int | None:
     """Start of the process in clock ticks since boot; None when it is not there or only waits to be reaped."""
     fields = _stat(pid)
-    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+    if fields is None or (fields[0] in "ZX" and _threads(pid) <= 1):
+        return None
+    return int(fields[19])
+
+
+def _threads(pid: int) -> int:
+    """Threads that are not gone yet: the first one is a zombie at once, while others still hold the ports."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
 
 
 def _is_ending(pid: int) -> bool:
