@@ -50,7 +50,8 @@ class _Tombstone:
 
     uid: str
     rv: int
-    while_listing: bool
+    listed: bool = False
+    """Whether a list has contained it since."""
 
     def covers(self, uid: str, rv: int) -> bool:
         """Whether that form is of the removed object or of a predecessor."""
@@ -244,7 +245,7 @@ class Store:
         tombstone = self._gone.get(key)
         if gone_for_good:
             if old is not None:
-                self._gone[key] = _Tombstone(uid, old.rv, self._staged is not None)
+                self._gone[key] = _Tombstone(uid, old.rv)
         elif tombstone and tombstone.uid == uid:
             del self._gone[key]
         if resource_version:
@@ -277,8 +278,6 @@ class Store:
     def begin(self) -> None:
         """A list starts; what an earlier one had staged is dropped."""
         self._staged = {}
-        for tombstone in self._gone.values():
-            tombstone.while_listing = False
 
     def stage(self, obj: Obj, *, partial: bool = False) -> None:
         """One object of the list."""
@@ -298,7 +297,7 @@ class Store:
         """Replace the content by what was staged, a list as of `resource_version` (default: the newest thing known).
 
         Content is swapped as a whole before the first listener is called. Kept whatever the list says: what is newer
-        than the list. Left out although listed: what we deleted for good since `begin`.
+        than the list. Left out although listed, once: what we deleted for good, as the list may be of before that.
         """
         staged = self._staged
         assert staged is not None, "commit() needs a begin()"
@@ -306,10 +305,11 @@ class Store:
         went_back = as_of < self.seen
         for key, tombstone in list(self._gone.items()):
             new = staged.get(key)
-            ahead = tombstone.rv > as_of or (tombstone.while_listing and new is not None and tombstone.covers(new.uid, new.rv))
-            if went_back or not ahead:
+            older = new is not None and tombstone.covers(new.uid, new.rv)
+            if went_back or (tombstone.rv <= as_of and (tombstone.listed or not older)):
                 del self._gone[key]
             elif new is not None:
+                tombstone.listed = True
                 del staged[key]
 
         changes: list[Change] = []
