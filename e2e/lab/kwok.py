@@ -5,16 +5,18 @@ For machines without root, and for benchmarks. Its rules ("stages") are taken fr
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2e.errors import LabError
 from e2e.kubernetes import binaries, golang
+from e2e.kubernetes.catalogue import cache_directory, folder_of
 from e2e.lab import process
 from e2e.lab.state import BRIDGE_ADDRESS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from e2e.lab.cluster import ControlPlane
 
 NAME = "kwok"
@@ -25,7 +27,7 @@ _POD_RANGE = "10.245.0.0/16"  # addresses that no packet ever has
 
 def start(cluster: ControlPlane, nodes: int = 1) -> list[str]:
     """Give the cluster `nodes` simulated nodes, each of room for 1000 pods, and wait until they are Ready; their names."""
-    stages = [argument for path in _stage_files(cluster) for argument in ("--config", path)]
+    stages = [argument for path in _stage_files() for argument in ("--config", path)]
     process.spawn(
         cluster.dir,
         NAME,
@@ -75,16 +77,21 @@ def _is_ready(cluster: ControlPlane, name: str) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
 
 
-def _stage_files(cluster: ControlPlane) -> list[Path]:
-    """Stages, copied beside the cluster so that a restart needs neither Go nor its module cache."""
-    directory = cluster.dir / "kwok"
+def _stage_files() -> list[Path]:
+    """Stages, copied beside the binaries so that Go and its module cache are needed once."""
+    directory = cache_directory() / "tools" / f"kwok-{folder_of(NAME).checked_in_version}" / "stages"
     if not directory.exists():
         source = golang.module_source(NAME) / "kustomize" / "stage"
-        texts = {path.name: path.read_text() for stage in _STAGES for path in sorted((source / stage).glob("*.yaml"))}
-        texts.pop("kustomization.yaml", None)
-        if not texts:
+        found = [path for stage in _STAGES for path in sorted((source / stage).glob("*.yaml")) if path.name != "kustomization.yaml"]
+        if not found:
             raise LabError(f"{source} has no stages: this kwok version keeps them elsewhere")
-        directory.mkdir(parents=True)
-        for name, text in texts.items():
-            (directory / name).write_text(text)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(dir=directory.parent))
+        for path in found:
+            (new / path.name).write_text(path.read_text())
+        new.chmod(0o755)
+        try:
+            new.rename(directory)
+        except OSError:  # another process was quicker, with the same files
+            shutil.rmtree(new)
     return sorted(directory.glob("*.yaml"))
