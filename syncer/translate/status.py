@@ -73,9 +73,9 @@ def status_patch(virtual: Obj, status: Obj) -> Obj | None:
         present, wanted = _by_type(virtual), {item["type"]: item for item in status["conditions"]}
         conditions: list[Obj] = [{"$patch": "delete", "type": kind} for kind in present if kind not in wanted]
         for kind, condition in wanted.items():
-            before = present.get(kind, {})
-            if condition != before:
-                conditions.append({**{key: None for key in before if key not in condition}, **condition})
+            before, after = _without_null(present.get(kind, {})), _without_null(condition)
+            if before != after:
+                conditions.append({**{key: None for key in before if key not in after}, **after})
         _set(patch, "conditions", conditions or None)
     for field in ("podIPs", "hostIPs"):
         if field in patch and have.get(field):
@@ -146,6 +146,11 @@ def _by_type(pod: Obj) -> dict[str, Obj]:
 
 def _gates(pod: Obj) -> set[str]:
     return {gate.get("conditionType") or "" for gate in (pod.get("spec") or {}).get("readinessGates") or ()}
+
+
+def _without_null(condition: Obj) -> Obj:
+    """API servers write lastProbeTime as null where there was none."""
+    return {key: value for key, value in condition.items() if value is not None}
 
 
 def _container_status(item: Obj, hide: _Hide) -> Obj:
