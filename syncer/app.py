@@ -29,7 +29,6 @@ from syncer.proxy.allocation import HostAllocator
 from syncer.proxy.certificates import issue_certificates
 from syncer.proxy.health import Check, HealthServer
 from syncer.resources import ALL
-from syncer.runtime.leader import Elector
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from syncer.kube.config import Cluster
+    from syncer.runtime.leader import Elector
     from syncer.settings import Settings
     from syncer.sync.spec import Right
 
@@ -131,6 +131,8 @@ class App:
                 if not settings.leader_elect:
                     await self._lead(clients, fence, recorder)
                     return
+                from syncer.runtime.leader import Elector
+
                 self._elector = Elector(
                     clients[Side.HOST],
                     namespace=settings.target_namespace,
@@ -185,7 +187,7 @@ class App:
 
     async def _until_written(self, path: Path) -> None:
         async def look() -> None:
-            if not path.exists():
+            if not path.exists():  # noqa: ASYNC240  one stat, at start
                 raise FileNotFoundError("no such file yet; the virtual control plane writes it when it starts, else check --kube-config")
 
         await self._insist(f"the kubeconfig {path} of the virtual cluster", look)
