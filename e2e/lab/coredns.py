@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from e2e.kubernetes import binaries
 from e2e.lab import images, process
 from e2e.lab.api import wait_until
+from e2e.lab.kubelet import NODE_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +90,7 @@ def _manifests(address: str) -> list[dict[str, Any]]:
     }
     pod = {
         "serviceAccountName": "coredns",
+        "nodeSelector": {"kubernetes.io/hostname": NODE_NAME},  # not on a simulated node
         "dnsPolicy": "Default",
         "containers": [container],
         "volumes": [{"name": "config", "configMap": {"name": "coredns"}}],

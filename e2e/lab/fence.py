@@ -87,6 +87,8 @@ def fence_pods(enter: Sequence[str], local_ranges: Iterable[str]) -> None:
     """
     program = [*enter, "iptables"]
     _run(*program, "-N", "LAB-FENCE")
+    # to a Service whose endpoint is outside: a reset would come from the endpoint, as none is translated back on a bridge
+    _run(*program, "-A", "LAB-FENCE", "-m", "conntrack", "--ctstate", "DNAT", "-j", "REJECT")
     _reject(program, "LAB-FENCE")
     _run(*program, "-A", "FORWARD", "-o", DEAD_END, "-j", "LAB-FENCE")
     _run(*program, "-A", "OUTPUT", "-m", "addrtype", "--dst-type", "LOCAL", "-j", "ACCEPT")

@@ -36,6 +36,7 @@ PACKAGES = {
 
 _OWNER = Path("/run/syncer-lab-node.json")  # says which lab has the machine's one node
 _COMPLETE = "complete"
+_FORWARDED, _COVERED = "forwarded ports", "covered ranges"  # in the lab's state file
 _PROCESSES = (containerd.NAME, kubelet.NAME, kubeproxy.NAME)
 
 
@@ -61,8 +62,9 @@ def up(host: HostCluster) -> None:
     archives = images.standard()
     fence.up(lab.dir)
     fence.enclose(lab.dir, process.strays(lab.dir))
-    namespaces.up(directory, (POD_RANGE, host.service_range, VIRTUAL_SERVICE_RANGE))
-    forward(lab, host.port("apiserver"))
+    namespaces.up(directory, {POD_RANGE, host.service_range, VIRTUAL_SERVICE_RANGE, *lab.read().get(_COVERED, [])})
+    for port in {host.port("apiserver"), *lab.read().get(_FORWARDED, [])}:
+        _forward(directory, port)
     containerd.start(directory, images.PAUSE)
     containerd.import_images(directory, archives)
     kubelet.start(host, directory, coredns.host_address(host))
@@ -89,12 +91,15 @@ def is_up(lab: Lab) -> bool:
 
 
 def forward(lab: Lab, port: int) -> None:
-    """Let pods reach a TCP port of this machine's loopback, e.g. an API server's, as BRIDGE_ADDRESS:port. The node must be up."""
-    directory = _directory(lab.dir)
-    name = f"forward-{port}"
-    listen = f"TCP-LISTEN:{port},bind={BRIDGE_ADDRESS},fork,reuseaddr,nodelay"
-    process.spawn(directory, name, fence.inside(directory, ["socat", listen, f"TCP:127.0.0.1:{port},nodelay"], fence.NODE))
-    process.wait_ready(directory, name, lambda: _accepts(port), 10)
+    """Let pods reach a TCP port of this machine's loopback, e.g. an API server's, as BRIDGE_ADDRESS:port. A node made anew has it again."""
+    lab.remember(_FORWARDED, sorted({*lab.read().get(_FORWARDED, []), port}))
+    _forward(_directory(lab.dir), port)
+
+
+def cover(lab: Lab, service_range: str) -> None:
+    """Keep a virtual cluster's range of Service addresses on the node, where they are refused, as the default range is anyway."""
+    lab.remember(_COVERED, sorted({*lab.read().get(_COVERED, []), service_range}))
+    namespaces.route(service_range)
 
 
 def import_images(lab: Lab, *archives: Path) -> None:
@@ -107,10 +112,22 @@ def run(lab: Lab, *argv: str | Path) -> str:
     return namespaces.run(_directory(lab.dir), *argv)
 
 
+def refused(lab: Lab) -> int:
+    """Packets that pods, and kubelet and its like, have sent to nowhere so far."""
+    return fence.refused_pods(namespaces.enter(_directory(lab.dir)))
+
+
 def status(lab: Lab) -> list[tuple[str, int | None, int]]:
     """Name, pid (None: dead) and resident bytes of each of the node's processes."""
     directory = _directory(lab.dir)
     return [(name, process.pid_of(directory, name), process.memory(directory, name)) for name in process.names(directory)]
+
+
+def _forward(directory: Path, port: int) -> None:
+    name = f"forward-{port}"
+    listen = f"TCP-LISTEN:{port},bind={BRIDGE_ADDRESS},fork,reuseaddr,nodelay"
+    process.spawn(directory, name, fence.inside(directory, ["socat", listen, f"TCP:127.0.0.1:{port},nodelay"], fence.NODE))
+    process.wait_ready(directory, name, lambda: _accepts(port), 10)
 
 
 def _directory(lab: Path) -> Path:
