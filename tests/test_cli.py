@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from syncer import cli
+from syncer.kube import codec
+from syncer.kube.types import CONFIGMAPS, Key, annotations_of
+from syncer.settings import flags, variable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes.apiserver import FakeApiServer
+
+
+def run(*argv: str, environ: dict[str, str] | None = None) -> int:
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(argv, {} if environ is None else environ)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("version") == 0
+    assert re.fullmatch(r"syncer \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_python_m_is_the_same() -> None:
+    done = subprocess.run([sys.executable, "-m", "syncer", "version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("syncer ")
+
+
+class TestHelp:
+    def test_lists_the_commands(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("--help") == 0
+        out = capsys.readouterr().out
+        for command in ("start", "release-deletions", "version"):
+            assert f"    {command}" in out
+
+    def test_has_every_flag_with_group_default_and_variable(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("start", "--help") == 0
+        words = " ".join(capsys.readouterr().out.split())
+        for name, flag in flags().items():
+            assert f"--{name} {f'[{flag.metavar}]' if flag.metavar == 'BOOL' else flag.metavar} " in words
+            assert f"[{variable(name)}]" in words
+            assert f"{flag.group}:" in words
+        for default in ("(default: 60s)", "(default: 0.0.0.0:8081)", "(default: true)", "(default: --name)", "(default: cluster.local)"):
+            assert default in words
+
+    def test_says_nothing_of_flags_that_are_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        run("start", "--help")
+        assert "--multi-namespace-mode" not in capsys.readouterr().out
+
+    def test_of_release_has_only_what_it_needs(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("release-deletions", "--help") == 0
+        out = capsys.readouterr().out
+        assert "--target-namespace" in out
+        assert "--lease-duration" not in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (("start", "--target-namespace=a", "--lease-duration=soon"), "syncer: --lease-duration: 'soon' is not a duration; write "),
+        (("start", "--target-namespace", "a", "--retry-period", "x"), "syncer: --retry-period: 'x' is not a duration; write "),
+        (("start",), "syncer: --target-namespace: not running in a pod, so say which host namespace to sync into"),
+        (
+            ("start", "--target-namespace=a", "--multi-namespace-mode"),
+            "syncer: --multi-namespace-mode: not supported by this version with ",
+        ),
+        (("start", "--fast"), "syncer: unrecognized arguments: --fast; see --help"),
+        (("start", "--lease=5s"), "syncer: unrecognized arguments: --lease=5s; see --help"),
+        (("start", "extra"), "syncer: unrecognized arguments: extra; see --help"),
+        (("start", "--name"), "syncer: argument --name: expected one argument; see --help"),
+        (("stop",), "syncer: argument COMMAND: invalid choice: 'stop' (choose from "),
+        ((), "syncer: the following arguments are required: COMMAND; see --help"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(argv: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith(line)
+
+
+def test_every_mistake_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("start", "--target-namespace=a", "--port=1", "--log-level=loud", environ={"SYNCER_WEBHOOK_PORT": "x"}) == 2
+    sources = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert sources == ["--port", "SYNCER_WEBHOOK_PORT", "--log-level"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "joined"),
+    [
+        (["start", "--sync", "-pods,events", "--name", "a"], ["start", "--sync=-pods,events", "--name", "a"]),
+        (["start", "--sync", "pods"], ["start", "--sync", "pods"]),
+        (["start", "--sync", "--name", "a"], ["start", "--sync", "--name", "a"]),
+        (["start", "--sync=-pods", "--sync", "-events"], ["start", "--sync=-pods", "--sync=-events"]),
+    ],
+)
+def test_a_leading_dash_after_sync_belongs_to_it(argv: list[str], joined: list[str]) -> None:
+    assert cli.join_negations(argv) == joined
+
+
+class TestReleaseDeletions:
+    @pytest.fixture
+    def arguments(self, host_api: FakeApiServer, tmp_path: Path) -> list[str]:
+        kubeconfig = {
+            "current-context": "host",
+            "contexts": [{"name": "host", "context": {"cluster": "host", "user": "me"}}],
+            "clusters": [{"name": "host", "cluster": {"server": host_api.url}}],
+            "users": [{"name": "me", "user": {"token": "t"}}],
+        }
+        file = tmp_path / "kubeconfig"
+        file.write_bytes(codec.dumps(kubeconfig))
+        return ["release-deletions", "--name=blue", "--target-namespace=default", f"--host-kube-config={file}"]
+
+    async def test_writes_the_time_on_the_owner(
+        self, arguments: list[str], host_api: FakeApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        metadata = {"name": "vc-blue-owner", "namespace": "default", "annotations": {"kept": "yes"}}
+        host_api.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+        before = datetime.now(UTC).replace(microsecond=0)
+        assert await asyncio.to_thread(run, *arguments) == 0
+        owner = host_api.get(CONFIGMAPS, Key("default", "vc-blue-owner"))
+        assert owner is not None
+        annotations = annotations_of(owner)
+        assert annotations["kept"] == "yes"
+        assert before <= datetime.fromisoformat(annotations["vcluster.loft.sh/release-deletions"]) <= datetime.now(UTC)
+        assert "are released" in capsys.readouterr().out
+
+    async def test_tells_when_there_is_no_such_virtual_cluster(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert await asyncio.to_thread(run, *arguments) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("syncer: there is no ConfigMap default/vc-blue-owner on the host")
+        assert err.count("\n") == 1
+
+    async def test_tells_what_the_host_refused(
+        self, arguments: list[str], host_api: FakeApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        host_api.fault(lambda request: request.method == "PATCH", status=403)
+        assert await asyncio.to_thread(run, *arguments) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("syncer: 403")
+        assert err.count("\n") == 1
+
+    async def test_tells_that_there_are_no_credentials(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ("release-deletions", "--target-namespace=a", f"--host-kube-config={tmp_path / 'none'}")
+        assert await asyncio.to_thread(run, *arguments) == 2
+        err = capsys.readouterr().err
+        assert str(tmp_path / "none") in err
+        assert err.count("\n") == 1
