@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from e2e.daemon import ROOT, Daemon
+from e2e.daemon import Daemon
 from e2e.errors import LabError
 from e2e.lab import process, teardown
 from e2e.lab.host import HostCluster
@@ -104,6 +104,7 @@ def drive(virtual: VirtualCluster, kind: str, arguments: argparse.Namespace) -> 
     """One run of the driver; `kind` is "plain" or "token"."""
     daemon = Daemon(virtual, "--log-level=warning")
     out = virtual.dir / f"bench-{kind}.json"
+    log = virtual.dir / f"bench-{kind}.log"
     phases = arguments.phases or (
         "create1,delete1,burst,idle,status1,status_bulk,churn,warm_start,delete,cold_start,delete_cold"
         if kind == "plain"
@@ -116,8 +117,8 @@ def drive(virtual: VirtualCluster, kind: str, arguments: argparse.Namespace) -> 
         f"--host-kubeconfig={virtual.host.kubeconfig}",
         f"--virtual-namespace=bench-{kind}",
         f"--host-namespace={HOST_NAMESPACE}",
-        f"--syncer-cmd=cd {shlex.quote(str(ROOT))} && exec {shlex.join(daemon.command())}",
-        f"--syncer-log={virtual.dir / f'bench-{kind}.log'}",
+        f"--syncer-cmd={shlex.join(daemon.command())}",
+        f"--syncer-log={log}",
         *(f"--watch-pid={name}={pid}" for name, pid in servers(virtual)),
         f"-n={arguments.pods}",
         f"--repeat={arguments.runs}",
@@ -126,7 +127,8 @@ def drive(virtual: VirtualCluster, kind: str, arguments: argparse.Namespace) -> 
         f"--out={out}",
         *(["--automount"] if kind == "token" else []),
     ]
-    subprocess.run(command, check=True)
+    if subprocess.run(command, check=False).returncode != 0:
+        raise LabError(f"the load driver failed; the end of the syncer's log:\n{log.read_text()[-2000:] if log.exists() else '(none)'}")
     measured: dict[str, Any] = json.loads(out.read_text())
     measured["args"] = {name: value for name, value in measured["args"].items() if not isinstance(value, str) or "/" not in value}
     return measured
