@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pkgutil
+
+import pytest
+
+from syncer import resources
+from syncer.kube.types import Key, Side
+from syncer.resources import ALL, DEFAULT_ON
+from syncer.sync.spec import SyncSpec
+from tests.resources.apply import NAMES
+
+NAMED = [pytest.param(spec, id=spec.name) for spec in ALL]
+
+
+def test_every_module_is_registered() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(resources.__path__)}
+    assert len(modules) == len(ALL)
+    assert len({spec.name for spec in ALL}) == len(ALL)
+    assert {spec.name for spec in ALL} >= DEFAULT_ON
+
+
+@pytest.mark.parametrize("spec", NAMED)
+def test_it_watches_both_halves_of_its_pairs(spec: SyncSpec) -> None:
+    places = {(watch.side, watch.resource) for watch in spec.watches}
+    for ref in (spec.virtual_ref(Key("", "")), spec.host_ref(NAMES, Key("", ""))):
+        assert ref is None or (ref.side, ref.resource) in places
+
+
+@pytest.mark.parametrize("spec", NAMED)
+def test_it_watches_what_wakes_it_and_what_it_indexes(spec: SyncSpec) -> None:
+    places = {(watch.side, watch.resource) for watch in spec.watches}
+    assert places >= {(wake.side, wake.resource) for wake in spec.wakes} | set(spec.indexes)
+
+
+@pytest.mark.parametrize("spec", NAMED)
+def test_it_asks_for_the_right_to_watch_what_its_pairs_need_on_the_host(spec: SyncSpec) -> None:
+    allowed = {(right.group, right.resource) for right in spec.host_rights if {"list", "watch"} <= set(right.verbs)}
+    ref = spec.host_ref(NAMES, Key("", ""))
+    assert ref is None or (ref.resource.group, ref.resource.plural) in allowed
+
+
+def test_watches_can_be_shared() -> None:
+    slimmed = [(watch.side, watch.resource) for spec in ALL for watch in spec.watches if watch.slim is not None]
+    everything = [(watch.side, watch.resource) for spec in ALL for watch in spec.watches]
+    assert all(everything.count(place) == 1 for place in slimmed)
+    assert all(not watch.after_others or watch.side is Side.HOST for spec in ALL for watch in spec.watches)
+
+
+def test_an_index_name_means_one_thing() -> None:
+    declared = [(place, name) for spec in ALL for place, functions in spec.indexes.items() for name in functions]
+    assert len(declared) == len(set(declared))
