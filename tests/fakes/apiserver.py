@@ -1,15 +1,18 @@
 """A small real HTTP API server, in-process: `async with FakeApiServer() as api: ...` and then talk to `api.url`.
 
-It answers as kube-apiserver 1.36 does, as far as this project goes; `tests/test_fakes.py` holds it to that, and the same
-table can be run against a real one. What it has not: managedFields, RBAC, admission (plugins, webhooks, quotas), most
-of validation and defaulting, protobuf, HTTP/2, controllers (but for emptying namespaces), kubelets (a pod that is deleted
-gracefully stays until somebody deletes it with grace 0, as the kubelet would).
+It answers as kube-apiserver 1.36 does, as far as this project goes: the tests beside it run on both (conftest.py). What
+it has not: managedFields, RBAC, admission (plugins, webhooks, quotas), service account volumes, most of validation and
+defaulting, the inconsistent continue token of an expired one, protobuf, HTTP/2, controllers (but for emptying namespaces),
+kubelets (a pod that is deleted gracefully stays until somebody deletes it with grace 0; `kubelet.Kubelet` does).
 
 Virtual time (`@pytest.mark.looptime`): server, client and sockets share one loop. looptime polls the sockets each round
 and moves its clock only after 42 rounds without anything to do; bytes written to a loopback socket are readable at once,
-so a request takes no virtual time, and all delays here are timers of the loop. Two things to know: without any timer pending the
-loop waits for I/O in real time, as it should; and work in threads (looking up a host name) makes the clock follow real
-time, so `url` holds an address, not a name.
+so a request takes no virtual time, and all delays here are timers of the loop. Traps:
+- Without any timer pending the loop waits for I/O in real time, for ever if none comes (pytest-timeout ends that).
+- Work in threads (looking up a host name) makes the clock follow real time, so `url` holds an address, not a name.
+- Fixtures are set up and torn down in real time, see tests/conftest.py.
+- aiohttp's client has a total timeout of 300 s by default, which virtual time reaches at once, and repeats a GET or DELETE
+  by itself when a kept-alive connection breaks: `drop=True` strikes such a request twice.
 """
 
 from __future__ import annotations
@@ -199,12 +202,11 @@ class FakeApiServer(Faults):
         request = parse(http.method, http.path, http.query, http.headers, body, self.registry.resources)
         if request.verb == "watch":
             return await self._answer(http, request)
+        if self.capacity is not None and self.in_flight >= self.capacity:
+            raise Failure(429, "TooManyRequests", "Too many requests, please try again later.", {"retryAfterSeconds": 1})
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         try:
-            if self.capacity is not None and self.in_flight > self.capacity:
-                details = {"retryAfterSeconds": 1}
-                raise Failure(429, "TooManyRequests", "Too many requests, please try again later.", details)
             return await self._answer(http, request)
         finally:
             self.in_flight -= 1

@@ -100,9 +100,9 @@ class Handlers:
             if not request.params.get("fieldManager"):
                 problem = "Required value: is required for apply patch"
                 raise invalid_options("PatchOptions", "fieldManager", problem, "FieldValueRequired")
-            if not (body.get("metadata") or {}).get("name"):
-                raise bad_request(f"the name of the object ({request.key.name} based on URL) was undeterminable: name must be provided")
             if not self.registry.storage.get(resource, request.key) and not request.subresource:
+                if not (body.get("metadata") or {}).get("name"):
+                    raise bad_request(f"the name of the object ({request.key.name} based on URL) was undeterminable: name must be provided")
                 return 201, self.registry.create(resource, request.key.namespace, body, dry_run=dry_run)
 
         def change(old: Obj) -> Obj:

@@ -1,4 +1,4 @@
-"""Failures of a kube-apiserver, worded as version 1.36 words them (observed on a real one, see tests/test_fakes.py)."""
+"""Failures of a kube-apiserver, worded as version 1.36 words them (observed on a real one, see test_refusals.py)."""
 
 from __future__ import annotations
 
@@ -85,6 +85,13 @@ def invalid(resource: Resource, name: str, field: str, problem: str, cause: str 
     details = {key: value for key, value in details.items() if value}
     details["causes"] = [{"reason": cause, "message": problem, "field": field}]
     return Failure(422, "Invalid", f'{kind} "{name}" is invalid: {field}: {problem}', details)
+
+
+def unconditional(resource: Resource, name: str) -> Failure:
+    """A PUT without resourceVersion to a type that wants one. Unlike other invalid ones it speaks of the plural."""
+    field, problem = "metadata.resourceVersion", "Invalid value: 0: must be specified for an update"
+    details = {**_about(resource, name), "causes": [{"reason": "FieldValueInvalid", "message": problem, "field": field}]}
+    return Failure(422, "Invalid", f'{resource} "{name}" is invalid: {field}: {problem}', details)
 
 
 def invalid_options(kind: str, field: str, problem: str, cause: str) -> Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -73,6 +74,17 @@ def validate_metadata(resource: Resource, meta: Obj) -> None:
         raise invalid(resource, name, "metadata.annotations", "Too long: may not be more than 262144 bytes", "FieldValueTooLong")
 
 
+def validate_data(resource: Resource, obj: Obj) -> None:
+    """Failure 422 for a key in a ConfigMap or Secret that could not be a file name."""
+    if resource.plural not in ("configmaps", "secrets"):
+        return
+    for field in ("data", "binaryData"):
+        for key in obj.get(field) or {}:
+            if not re.fullmatch(r"[-._a-zA-Z0-9]+", key) or len(key) > 253 or key in (".", ".."):
+                problem = f'Invalid value: "{key}": a valid config key must consist of …'
+                raise invalid(resource, obj["metadata"]["name"], f"{field}[{key}]", problem)
+
+
 def prepare_for_create(resource: Resource, obj: Obj, services: Iterable[Obj], cidr: ipaddress.IPv4Network) -> None:
     """Defaults and server-side fields of the types that matter here; the object is changed in place."""
     if resource.plural not in WITHOUT_STATUS and resource.plural != "nodes":
@@ -92,11 +104,11 @@ def prepare_for_create(resource: Resource, obj: Obj, services: Iterable[Obj], ci
     elif resource.plural == "secrets":
         fold_string_data(obj)
         obj.setdefault("type", "Opaque")
+    validate_data(resource, obj)
 
 
 def fold_string_data(secret: Obj) -> None:
     """`stringData` is write-only: it ends up in `data`."""
-    import base64
 
     words = secret.pop("stringData", None) or {}
     if words:
@@ -180,7 +192,7 @@ def allocate(resource: Resource, service: Obj, services: Iterable[Obj], cidr: ip
             raise _refused(resource, name, wanted, "provided IP is already allocated")
     spec["clusterIP"], spec["clusterIPs"] = wanted, [wanted]
     if spec["type"] in ("NodePort", "LoadBalancer") and spec.get("allocateLoadBalancerNodePorts", True):
-        used = {port.get("nodePort") for other in others for port in other.get("ports") or []}
+        used = {port["nodePort"] for other in others for port in other.get("ports") or [] if port.get("nodePort")}
         for number, port in enumerate(spec["ports"]):
             if port.get("nodePort") in used:
                 where = f"spec.ports[{number}].nodePort"
@@ -215,6 +227,7 @@ def prepare_for_update(
             raise invalid(resource, name, "type", f'Invalid value: "{new.get("type")}": field is immutable')
     elif resource.plural == "namespaces":
         new["spec"] = old["spec"]
+    validate_data(resource, new)
     if old.get("immutable") and any(old.get(field) != new.get(field) for field in ("data", "binaryData", "immutable")):
         raise invalid(resource, name, "data", "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden")
     if resource.plural in WITH_GENERATION and old.get("spec") != new.get("spec"):
