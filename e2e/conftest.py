@@ -1,3 +1,3 @@
 """Everything in this directory needs a real Kubernetes."""
 
-pytest_plugins = ["e2e.fixtures"]
+pytest_plugins = ["e2e.fixtures", "e2e.tenants"]
