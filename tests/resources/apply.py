@@ -254,6 +254,8 @@ _MERGE_KEYS = {
     "ephemeralContainers": "name",
     "schedulingGates": "name",
     "conditions": "type",
+    "podIPs": "ip",
+    "hostIPs": "ip",
 }
 
 
@@ -267,8 +269,9 @@ def _strategic(target: Any, patch: Any) -> Any:
             result[key] = _strategic(result.get(key) or {}, value)
         elif key in _MERGE_KEYS:
             identity = _MERGE_KEYS[key]
-            items = {item[identity]: item for item in result.get(key) or ()}
-            for item in value:
+            replaced = {"$patch": "replace"} in value
+            items = {} if replaced else {item[identity]: item for item in result.get(key) or ()}
+            for item in value[1:] if replaced else value:
                 if item.get("$patch") == "delete":
                     items.pop(item[identity], None)
                 else:

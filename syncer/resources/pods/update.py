@@ -7,11 +7,10 @@ from syncer.resources.pods.creation import api_service, cluster_address, data_ke
 from syncer.sync.intents import Intent, Patch
 from syncer.sync.view import View
 from syncer.translate.downward import pod_annotations
-from syncer.translate.merge import owned
 from syncer.translate.metadata import metadata_patch
 from syncer.translate.owners import owner_annotations
 from syncer.translate.podupdate import host_ephemeral_update, host_pod_update
-from syncer.translate.status import host_gate_conditions, virtual_pod_status
+from syncer.translate.status import host_gate_conditions, status_patch, virtual_pod_status
 
 _PASSING = ("message", "reason", "nominatedNodeName", "resize")
 """Fields of a pod's status that come and go; of the others, one that only the virtual API server fills in is left alone."""
@@ -19,13 +18,11 @@ _PASSING = ("message", "reason", "nominatedNodeName", "resize")
 
 def status_up(virtual: Obj, host: Obj, view: View, *, spec_applied: bool = True) -> list[Intent]:
     """The virtual status as the host's; `spec_applied`: the virtual spec has reached the host pod."""
-    present = virtual.get("status") or {}
-    wanted = virtual_pod_status(view.names, virtual, host, spec_applied=spec_applied)
-    changes = owned(present, {**{field: None for field in _PASSING if field in present}, **wanted})
-    if not changes:
+    gone = {field: None for field in _PASSING if field in (virtual.get("status") or {})}
+    patch = status_patch(virtual, {**gone, **virtual_pod_status(view.names, virtual, host, spec_applied=spec_applied)})
+    if patch is None:
         return []
-    body = {"status": changes}
-    return [Patch(Side.VIRTUAL, PODS, key_of(virtual), uid_of(virtual), body, subresource="status", lane=Lane.STATUS)]
+    return [Patch(Side.VIRTUAL, PODS, key_of(virtual), uid_of(virtual), patch, "status", "strategic", Lane.STATUS)]
 
 
 def down(virtual: Obj, host: Obj, view: View) -> list[Patch]:
@@ -38,9 +35,9 @@ def down(virtual: Obj, host: Obj, view: View) -> list[Patch]:
     if spec := host_pod_update(view.policy, virtual, host):
         intents.append(Patch(Side.HOST, PODS, key, uid, spec, strategy="strategic"))
     if ephemeral := _ephemeral(virtual, host, view):
-        intents.append(Patch(Side.HOST, PODS, key, uid, ephemeral, subresource="ephemeralcontainers", strategy="strategic"))
+        intents.append(Patch(Side.HOST, PODS, key, uid, ephemeral, "ephemeralcontainers", "strategic"))
     if gates := host_gate_conditions(virtual, host):
-        intents.append(Patch(Side.HOST, PODS, key, uid, gates, subresource="status", strategy="strategic", lane=Lane.STATUS))
+        intents.append(Patch(Side.HOST, PODS, key, uid, gates, "status", "strategic", Lane.STATUS))
     return intents
 
 
