@@ -6,6 +6,7 @@ leadership) is read from its owner at the moment of a scrape: see `Metrics.regis
 
 from __future__ import annotations
 
+import asyncio
 from enum import Enum
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from syncer.kube.types import Side
+
+VERSION = version("syncer")
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
@@ -98,7 +101,8 @@ class Metrics:
         self._request_children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         self._lag_children: dict[str, Histogram] = {}
         self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
 
     def reconciled(self, resource: str, outcome: str, seconds: float) -> None:
         """A reconcile of `resource` ended in `outcome` after `seconds`."""
@@ -141,8 +145,9 @@ class Metrics:
                     family = families[measure] = kind(measure.series, measure.meaning, labels=measure.labels)
                 family.add_metric(labels, value)
         yield from families.values()
-        yield InfoMetricFamily("syncer_build", "What is running.", {"version": version("syncer")})
+        yield InfoMetricFamily("syncer_build", "What is running.", {"version": VERSION})
 
-    def render(self) -> bytes:
+    async def render(self) -> bytes:
         """Everything, in the text format of `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+        ours = generate_latest(self._registry)
+        return ours + await asyncio.to_thread(generate_latest, self._process)  # which reads files below /proc

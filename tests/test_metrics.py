@@ -7,21 +7,22 @@ from syncer.kube.types import Side
 from syncer.metrics import CONTENT_TYPE, Measure, Metrics, Reading
 
 
-def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
+async def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
     """Every sample by name and label values in the order of the labels' names."""
+    text = (await metrics.render()).decode()
     return {
         (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
 
 
-def test_reconciles() -> None:
+async def test_reconciles() -> None:
     metrics = Metrics()
     metrics.reconciled("pods", "synced", 0.02)
     metrics.reconciled("pods", "synced", 0.3)
     metrics.reconciled("pods", "refused", 0.02)
-    got = samples(metrics)
+    got = await samples(metrics)
     assert got["syncer_reconciles_total", "synced", "pods"] == 2
     assert got["syncer_reconciles_total", "refused", "pods"] == 1
     assert got["syncer_reconcile_duration_seconds_count", "pods"] == 3
@@ -29,24 +30,24 @@ def test_reconciles() -> None:
     assert got["syncer_reconcile_duration_seconds_sum", "pods"] == pytest.approx(0.34)
 
 
-def test_requests() -> None:
+async def test_requests() -> None:
     metrics = Metrics()
     metrics.api_request(Side.HOST, "patch", "pods", "200", 0.004)
     metrics.api_request(Side.HOST, "patch", "pods", "409", 0.004)
     metrics.api_request(Side.VIRTUAL, "patch", "pods", "200", 0.004)
-    got = samples(metrics)
+    got = await samples(metrics)
     assert got["syncer_api_requests_total", "409", "pods", "host", "patch"] == 1
     assert got["syncer_api_requests_total", "200", "pods", "virtual", "patch"] == 1
     assert got["syncer_api_request_duration_seconds_bucket", "0.005", "pods", "host", "patch"] == 2
 
 
-def test_lag() -> None:
+async def test_lag() -> None:
     metrics = Metrics()
     metrics.synced_after("pods", 0.04)
-    assert samples(metrics)["syncer_sync_lag_seconds_bucket", "0.05", "pods"] == 1
+    assert (await samples(metrics))["syncer_sync_lag_seconds_bucket", "0.05", "pods"] == 1
 
 
-def test_sources_are_read_at_each_scrape_and_only_then() -> None:
+async def test_sources_are_read_at_each_scrape_and_only_then() -> None:
     metrics = Metrics()
     asked = 0
 
@@ -59,8 +60,8 @@ def test_sources_are_read_at_each_scrape_and_only_then() -> None:
     metrics.register_source(lambda: [Reading(Measure.QUEUE_DEPTH, ("services",), 1.0)])
     metrics.register_source(lambda: [Reading(Measure.WATCH_RESTARTS, (Side.HOST, "pods"), 7.0)])
     assert asked == 0
-    assert samples(metrics)["syncer_queue_depth", "pods"] == 3
-    got = samples(metrics)
+    assert (await samples(metrics))["syncer_queue_depth", "pods"] == 3
+    got = await samples(metrics)
     assert got["syncer_queue_depth", "pods"] == 6
     assert got["syncer_queue_depth", "services"] == 1
     assert got["syncer_watch_restarts_total", "pods", "host"] == 7
@@ -68,20 +69,20 @@ def test_sources_are_read_at_each_scrape_and_only_then() -> None:
 
 
 @pytest.mark.parametrize("measure", Measure)
-def test_every_measure_can_be_read(measure: Measure) -> None:
+async def test_every_measure_can_be_read(measure: Measure) -> None:
     metrics = Metrics()
     metrics.register_source(lambda: [Reading(measure, tuple(f"x-{label}" for label in measure.labels), 1.5)])
-    assert samples(metrics)[measure.series, *(f"x-{label}" for label in sorted(measure.labels))] == 1.5
+    assert (await samples(metrics))[measure.series, *(f"x-{label}" for label in sorted(measure.labels))] == 1.5
 
 
-def test_names_and_types_follow_the_conventions() -> None:
+async def test_names_and_types_follow_the_conventions() -> None:
     metrics = Metrics()
     metrics.reconciled("pods", "synced", 0.1)
     metrics.api_request(Side.HOST, "get", "pods", "200", 0.1)
     metrics.synced_after("pods", 0.1)
     for measure in Measure:
         metrics.register_source(lambda measure=measure: [Reading(measure, tuple("x" for _ in measure.labels), 1.0)])  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
-    families = list(text_string_to_metric_families(metrics.render().decode()))
+    families = list(text_string_to_metric_families((await metrics.render()).decode()))
     assert len({family.name for family in families}) == len(families)
     for family in families:
         assert family.name.startswith(("syncer_", "process_")), family.name
@@ -92,11 +93,11 @@ def test_names_and_types_follow_the_conventions() -> None:
     assert {"process_resident_memory_bytes", "process_cpu_seconds", "syncer_build_info"} <= {family.name for family in families}
 
 
-def test_two_daemons_in_one_process_do_not_meet() -> None:
+async def test_two_daemons_in_one_process_do_not_meet() -> None:
     one, other = Metrics(), Metrics()
     one.reconciled("pods", "synced", 0.1)
-    assert ("syncer_reconciles_total", "synced", "pods") not in samples(other)
+    assert ("syncer_reconciles_total", "synced", "pods") not in await samples(other)
 
 
-def test_content_type_is_what_prometheus_understands() -> None:
+async def test_content_type_is_what_prometheus_understands() -> None:
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")

@@ -109,9 +109,11 @@ class HealthServer:
         return int(self._runner.addresses[0][1])
 
     async def __aenter__(self) -> Self:
+        # No host means both IP families; but with a socket for each, "some free port" would be two.
+        host = self._address.host or (None if self._address.port else "0.0.0.0")  # noqa: S104  as asked for
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._address.host or None, self._address.port).start()
+            await web.TCPSite(self._runner, host, self._address.port).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"--health-bind-address: cannot listen at {self._address}: {error.strerror}; give another one") from error
@@ -131,7 +133,7 @@ class HealthServer:
         return web.Response(status=status, text=body)
 
     async def _scrape(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _set_headers(_request: web.Request, response: web.StreamResponse) -> None:
