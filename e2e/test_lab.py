@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.apiserver
 
+OTHER_VERSION = os.environ.get("OTHER_KUBERNETES_VERSION", "")
 PODS = "/api/v1/namespaces/default/pods"
 
 
@@ -144,6 +145,15 @@ def test_granted_user_may_do_what_the_rules_say_and_nothing_else(host_cluster: H
         with pytest.raises(ApiFailure) as failure:
             user.get(path)
         assert failure.value.status == 403
+
+
+@pytest.mark.skipif(OTHER_VERSION == "", reason="set OTHER_KUBERNETES_VERSION, e.g. to 1.34.4; its first build takes minutes")
+@pytest.mark.timeout(1200)
+def test_virtual_cluster_of_another_version_than_its_host(host_cluster: HostCluster, virtual_cluster: StartVirtual) -> None:
+    virtual = virtual_cluster("other-version", version=OTHER_VERSION)
+    assert virtual.api.get("/version")["gitVersion"] == f"v{OTHER_VERSION}" != host_cluster.api.get("/version")["gitVersion"]
+    virtual.api.apply(deployment("web"))
+    wait_until(lambda: len(virtual.api.get(PODS)["items"]) == 1, "the Deployment has a pod")
 
 
 def test_what_cannot_be_is_told_in_words(virtual_cluster: StartVirtual) -> None:
