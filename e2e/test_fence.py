@@ -90,8 +90,6 @@ def is_refused(said: str) -> bool:
 
 @pytest.fixture
 def fenced(tmp_path: Path) -> Iterator[Path]:
-    if reason := node.why_not():
-        pytest.skip(reason)
     fence.up(tmp_path)
     yield tmp_path
     fence.down(tmp_path)
@@ -131,8 +129,6 @@ class TestProcesses:
         assert fence.refused(fenced) == 0
 
     def test_down_ends_what_is_inside_and_removes_the_rules(self, tmp_path: Path) -> None:
-        if reason := node.why_not():
-            pytest.skip(reason)
         before = rules()
         fence.up(tmp_path)
         assert rules() != before
@@ -158,17 +154,14 @@ class TestProcesses:
 
 
 @pytest.fixture(scope="module")
-def cluster(host_cluster: HostCluster) -> Iterator[HostCluster]:
+def cluster(real_node: HostCluster) -> Iterator[HostCluster]:
     """The host cluster with a node and two pods that probe: `pod`, and `host` in the node's own network."""
-    if reason := node.why_not():
-        pytest.skip(reason)
-    node.up(host_cluster)
-    host_cluster.create_namespace("fence")
+    real_node.create_namespace("fence")
     for name, host_network in (("pod", False), ("host", True)):
-        host_cluster.api.apply(prober(name, host_network=host_network))
-    kubectl(host_cluster, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
-    yield host_cluster
-    host_cluster.api.delete("/api/v1/namespaces/fence")
+        real_node.api.apply(prober(name, host_network=host_network))
+    kubectl(real_node, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+    yield real_node
+    real_node.api.delete("/api/v1/namespaces/fence")
 
 
 def prober(name: str, *, host_network: bool) -> dict[str, Any]:

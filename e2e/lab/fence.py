@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -59,6 +60,11 @@ def down(directory: Path) -> None:
     """End every process inside the fence, then remove it. Does nothing if there is none."""
     kill(control_group(directory))
     _remove_rules(_chain(directory))
+
+
+def is_possible() -> bool:
+    """Whether this machine has the control groups that a fence is made of, and lets us change them."""
+    return any(os.access(mount, os.W_OK) for mount in _mounts("cgroup2")[:1])
 
 
 def is_up(directory: Path) -> bool:
@@ -163,9 +169,7 @@ def _hierarchy() -> Path:
     """Mount point of control groups version 2, which "hybrid" machines have beside version 1."""
     mounts = _mounts("cgroup2")
     if not mounts:
-        raise LabError(
-            "no control groups version 2 on this machine, not even beside version 1: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
-        )
+        raise LabError("no control groups version 2 on this machine: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")
     return mounts[0]
 
 

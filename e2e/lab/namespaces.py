@@ -71,6 +71,11 @@ def up(directory: Path, ranges: Iterable[str]) -> None:
         route(destination)
 
 
+def probe() -> None:
+    """LabError if this machine does not let us make such namespaces."""
+    _run("unshare", "--mount", "--net", "--", "/bin/sh", "-ec", "mount --make-rshared /; ip link set lo up; iptables -w -N LAB-PROBE")
+
+
 def route(destination: str) -> None:
     """Send packets for a range of addresses to the node, so that none of them takes this machine's default route."""
     _run("ip", "route", "replace", destination, "via", NODE_ADDRESS)

@@ -5,6 +5,7 @@ Everything of it is in `<lab>/node` and in namespaces of its own, so `down()` is
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -36,17 +37,24 @@ PACKAGES = {
 
 _OWNER = Path("/run/syncer-lab-node.json")  # says which lab has the machine's one node
 _COMPLETE = "complete"
-_FORWARDED, _COVERED = "forwarded ports", "covered ranges"  # in the lab's state file
 _PROCESSES = (containerd.NAME, kubelet.NAME, kubeproxy.NAME)
 
 
+@functools.cache
 def why_not() -> str | None:
-    """Why this machine cannot have a node, in words that say what to do; None if it can."""
+    """Why this machine cannot have a node, and its labs no fence, in words that say what to do; None if it can."""
     if os.geteuid() != 0:
         return "a node needs root"
     missing = [package for package, file in PACKAGES.items() if not Path(file).exists()]
     if missing:
         return f"a node needs Debian packages: apt-get install --no-install-recommends {' '.join(missing)}"
+    if not fence.is_possible():
+        how = "mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified; in a container: start it privileged"
+        return f"a node needs control groups version 2, if only beside version 1, and the right to change them ({how})"
+    try:
+        namespaces.probe()
+    except LabError as error:
+        return f"a node needs namespaces of its own; in a container: start it privileged ({error})"
     return None
 
 
@@ -62,9 +70,8 @@ def up(host: HostCluster) -> None:
     archives = images.standard()
     fence.up(lab.dir)
     fence.enclose(lab.dir, process.strays(lab.dir))
-    namespaces.up(directory, {POD_RANGE, host.service_range, VIRTUAL_SERVICE_RANGE, *lab.read().get(_COVERED, [])})
-    for port in {host.port("apiserver"), *lab.read().get(_FORWARDED, [])}:
-        _forward(directory, port)
+    namespaces.up(directory, {POD_RANGE, host.service_range, VIRTUAL_SERVICE_RANGE})
+    forward(lab, host.port("apiserver"))
     containerd.start(directory, images.PAUSE)
     containerd.import_images(directory, archives)
     kubelet.start(host, directory, coredns.host_address(host))
@@ -87,19 +94,17 @@ def down(lab: Lab) -> None:
 def is_up(lab: Lab) -> bool:
     """Whether the lab has a node that was brought up to the end and whose processes all run."""
     directory = _directory(lab.dir)
-    return _owner() == lab.dir and (directory / _COMPLETE).exists() and all(process.alive(directory, name) for name in _PROCESSES)
+    whole = (directory / _COMPLETE).exists() and namespaces.alive(directory)
+    return _owner() == lab.dir and whole and all(process.alive(directory, name) for name in _PROCESSES)
 
 
 def forward(lab: Lab, port: int) -> None:
-    """Let pods reach a TCP port of this machine's loopback, e.g. an API server's, as BRIDGE_ADDRESS:port. A node made anew has it again."""
-    lab.remember(_FORWARDED, sorted({*lab.read().get(_FORWARDED, []), port}))
-    _forward(_directory(lab.dir), port)
-
-
-def cover(lab: Lab, service_range: str) -> None:
-    """Keep a virtual cluster's range of Service addresses on the node, where they are refused, as the default range is anyway."""
-    lab.remember(_COVERED, sorted({*lab.read().get(_COVERED, []), service_range}))
-    namespaces.route(service_range)
+    """Let pods reach a TCP port of this machine's loopback, e.g. an API server's, as BRIDGE_ADDRESS:port. The node must be up."""
+    directory = _directory(lab.dir)
+    name = f"forward-{port}"
+    listen = f"TCP-LISTEN:{port},bind={BRIDGE_ADDRESS},fork,reuseaddr,nodelay"
+    process.spawn(directory, name, fence.inside(directory, ["socat", listen, f"TCP:127.0.0.1:{port},nodelay"], fence.NODE))
+    process.wait_ready(directory, name, lambda: _accepts(port), 10)
 
 
 def import_images(lab: Lab, *archives: Path) -> None:
@@ -121,13 +126,6 @@ def status(lab: Lab) -> list[tuple[str, int | None, int]]:
     """Name, pid (None: dead) and resident bytes of each of the node's processes."""
     directory = _directory(lab.dir)
     return [(name, process.pid_of(directory, name), process.memory(directory, name)) for name in process.names(directory)]
-
-
-def _forward(directory: Path, port: int) -> None:
-    name = f"forward-{port}"
-    listen = f"TCP-LISTEN:{port},bind={BRIDGE_ADDRESS},fork,reuseaddr,nodelay"
-    process.spawn(directory, name, fence.inside(directory, ["socat", listen, f"TCP:127.0.0.1:{port},nodelay"], fence.NODE))
-    process.wait_ready(directory, name, lambda: _accepts(port), 10)
 
 
 def _directory(lab: Path) -> Path:
