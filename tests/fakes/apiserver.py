@@ -3,7 +3,8 @@
 It answers as kube-apiserver 1.36 does, as far as this project goes: the tests beside it run on both (conftest.py). What
 it has not: managedFields, RBAC, admission (plugins, webhooks, quotas), service account volumes, most of validation and
 defaulting, the inconsistent continue token of an expired one, protobuf, HTTP/2, controllers (but for emptying namespaces),
-kubelets (a pod that is deleted gracefully stays until somebody deletes it with grace 0; `kubelet.Kubelet` does).
+kubelets (a pod that is deleted gracefully stays until somebody deletes it with grace 0; `kubelet.Kubelet` does). Nothing
+else writes to it, so a bookmark may repeat the revision that a watch began with; a real one leaves such bookmarks out.
 
 Virtual time (`@pytest.mark.looptime`): server, client and sockets share one loop. looptime polls the sockets each round
 and moves its clock only after 42 rounds without anything to do; bytes written to a loopback socket are readable at once,

@@ -92,7 +92,8 @@ class Watch:
         if self.bookmark_now or now >= self.next_bookmark:
             self.bookmark_now = False
             self.next_bookmark = now + self.bookmark_every
-            found.append(self._bookmark())
+            if self.storage.revision >= self.revision:  # a watch from the future gets none
+                found.append(self._bookmark())
         return found
 
     def seen(self, event: Event) -> Obj | None:
@@ -109,7 +110,7 @@ class Watch:
         return None
 
     def _bookmark(self, annotations: Obj | None = None) -> Obj:
-        meta: Obj = {"resourceVersion": str(max(self.revision, self.storage.revision))}
+        meta: Obj = {"resourceVersion": str(self.storage.revision)}
         if annotations:
             meta["annotations"] = annotations
         obj: Obj = {"kind": self.resource.kind, "apiVersion": self.resource.api_version, "metadata": meta}
