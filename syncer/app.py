@@ -103,6 +103,7 @@ class App:
         self._specs = [spec for spec in ALL if (spec.part_of or spec.name) in enabled]
         self._starting: str | None = "starting"
         """What is being waited for before the loops can run, None once they do."""
+        self._versions: dict[Side, str] = {}
         self._engine: Engine | None = None
         self._fence: Fence | None = None
         self._guard: Guard | None = None
@@ -176,6 +177,7 @@ class App:
             return str(version.get("gitVersion"))
 
         version = await self._insist(f"the {side} API server at {cluster.server}", ask)
+        self._versions[side] = version
         log.info("api.reached", side=side, server=cluster.server, version=version)
         return client
 
@@ -257,6 +259,7 @@ class App:
             dns_service=settings.dns_service,
             cluster_domain=settings.cluster_domain,
             service_account=settings.service_account,
+            virtual_version=self._versions[Side.VIRTUAL],
             translate_images=settings.translate_image,
             owner=fence.owner_reference() if settings.set_owner else None,
         )

@@ -89,6 +89,7 @@ def _when_in_front(host: Obj, view: View) -> list[Key]:
 
 SPEC = SyncSpec(
     name="kubernetes-service",
+    part_of="services",
     kind=SERVICES,
     watches=(
         Watch(side=Side.VIRTUAL, resource=SERVICES),

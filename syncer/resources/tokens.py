@@ -75,6 +75,7 @@ def _pod_of_host_pod(host_pod: Obj, view: View) -> list[Key]:
 SPEC = SyncSpec(
     name="tokens",
     kind=PODS,
+    part_of="pods",
     watches=(
         Watch(side=Side.VIRTUAL, resource=PODS),
         Watch(side=Side.HOST, resource=PODS, scope=Scope.MANAGED),
