@@ -78,7 +78,6 @@ class AdmissionServer:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context.set_alpn_protocols(["http/1.1"])
-        self._load()
         app = web.Application(client_max_size=_BODY_LIMIT)
         app.router.add_post(PATH, self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE)
@@ -95,13 +94,14 @@ class AdmissionServer:
         return webhook_configuration(self.url, self._certificates.ca)
 
     async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._load)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, _LOOPBACK, self._port, ssl_context=self._context).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"--webhook-port: cannot listen at {_LOOPBACK}:{self._port}: {error.strerror}; give another one") from error
-        self._renewing = asyncio.create_task(self._renew(), name="admission-certificate")
+        self._renewing = asyncio.create_task(self.keep_fresh(), name="admission-certificate")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -109,19 +109,22 @@ class AdmissionServer:
             self._renewing.cancel()
         await self._runner.cleanup()
 
-    async def _renew(self) -> None:
+    async def keep_fresh(self) -> None:
+        """Renew the certificate whenever it is time, until cancelled; runs by itself while the server is entered."""
         while True:
             # Looked at daily, as a machine that sleeps does not count that time.
             await asyncio.sleep(min(_DAY, max(60.0, self._certificates.renew_at - self._wall())))
-            if self._wall() < self._certificates.renew_at:
-                continue
-            try:
-                self._certificates = await self._issue(self._certificates)
-            except (SyncerError, OSError):
-                log.exception("admission.renewal_failed", expires_at=self._certificates.expires_at)
-            else:
-                self._load()
-                log.info("admission.certificate_renewed", expires_at=self._certificates.expires_at)
+            if self._wall() >= self._certificates.renew_at:
+                try:
+                    await self.renew()
+                except (SyncerError, OSError):
+                    log.exception("admission.renewal_failed", expires_at=self._certificates.expires_at)
+
+    async def renew(self) -> None:
+        """Have another certificate issued and go on with that."""
+        self._certificates = await self._issue(self._certificates)
+        await asyncio.to_thread(self._load)
+        log.info("admission.certificate_renewed", expires_at=self._certificates.expires_at)
 
     def _load(self) -> None:
         """New connections are served with the present certificate from now on."""
@@ -139,11 +142,12 @@ class AdmissionServer:
         review = read_review(await request.read())
         if review is None:
             return web.Response(status=400, text="this is no AdmissionReview of admission.k8s.io/v1 for a Service\n")
-        response = {"uid": review["request"]["uid"], **await self._respond(review)}
+        response = {"uid": review["request"]["uid"], **await self.respond(review)}
         body = codec.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
         return web.Response(body=body, content_type="application/json")
 
-    async def _respond(self, review: Obj) -> Obj:
+    async def respond(self, review: Obj) -> Obj:
+        """The `response` to an AdmissionReview, without its uid: always an answer, after nine seconds at most."""
         request = review["request"]
         if request.get("dryRun") or not wants_addresses(request):
             return {"allowed": True}
