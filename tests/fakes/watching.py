@@ -125,7 +125,8 @@ class Watch:
 
     async def _sleep(self, seconds: float) -> None:
         try:
-            async with asyncio.timeout(max(seconds, 0)):
+            # Never less than a tick: rounding may wake us just before the moment, and then again and again.
+            async with asyncio.timeout(max(seconds, 0.001)):
                 await self.wake.wait()
         except TimeoutError:
             pass
