@@ -19,8 +19,10 @@ Guarantees:
 
 Lists are streamed (KEP-3157: sendInitialEvents), which spares both sides the large answer, and paged where that is not served.
 A watch from a resourceVersion that the server has yet to reach is not an error to it, just silent: after a wipe or restore of
-its data it would stay silent for hours. So whenever a connection ended other than by its own time limit, the server is asked
-for its present resourceVersion first.
+its data it would stay silent, for hours or until it has caught up, and then carry on with other objects. So whenever a
+connection ended other than by its own time limit, the server first has to show that its data are the same: it has reached our
+resourceVersion, and an object that we know is there with the uid that we know. If not, or if we know of none, we list again.
+(What this cannot tell: data restored from a backup and written past our resourceVersion before we are back.)
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from syncer.errors import NETWORK_ERRORS, ApiError, Expired, WatchError, api_err
 from syncer.kube import codec
 from syncer.kube.backoff import Backoff
 from syncer.kube.limits import LONGEST_PAUSE
-from syncer.kube.types import Obj, Resource
+from syncer.kube.types import Key, Obj, Resource, key_of, uid_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -160,6 +162,7 @@ class Watcher:
         self._page_size = page_size
         self._backoff = Backoff(FIRST_PAUSE, LONGEST_BACKOFF, rng=self._rng)
         self._version = ""
+        self._witness: tuple[Key, str] | None = None
         self._doubtful = False
         self._streams = True
         self._stream_failures = 0
@@ -191,7 +194,7 @@ class Watcher:
             steps = self._watch(listing=True) if self._streams else self._list_pages()
         else:
             if self._doubtful:
-                await self._check_version()
+                await self._check_identity()
             steps = self._watch(listing=False)
         async with aclosing(steps):
             async for event in steps:
@@ -213,7 +216,9 @@ class Watcher:
             self.last_activity = _now()
             version = version or page_version
             for number, item in enumerate(items):
-                yield InitApply(item)
+                event = InitApply(item)
+                self._remember(event)
+                yield event
                 if number % EVENTS_PER_TURN == 0:
                     await asyncio.sleep(0)
             if not continue_:
@@ -247,13 +252,16 @@ class Watcher:
                     self._stream_failures = 0
                     yield self._end_list(event.resource_version, State.WATCHING)
                     for held in late:
+                        self._advance(held)
                         yield held
                 elif self.state is not State.LISTING:
                     self._advance(event)
                     changes += not isinstance(event, Bookmark)
                     yield event
                 elif isinstance(event, Apply) and not late:
-                    yield InitApply(event.obj)
+                    first = InitApply(event.obj)
+                    self._remember(first)
+                    yield first
                 elif not isinstance(event, Bookmark):
                     # A list has no deletions: this one, and what follows it, is told after the list.
                     late.append(event)
@@ -305,20 +313,36 @@ class Watcher:
             version = event.resource_version
         elif isinstance(event, Apply | Delete):
             version = event.obj["metadata"].get("resourceVersion") or ""
+            self._remember(event)
         else:
             return
         if _number(version) >= _number(self._version):
             self._version = version
 
-    async def _check_version(self) -> None:
-        """Raise Expired when the server has not reached our resourceVersion yet, so that its data must have been replaced."""
-        _, version, _ = await self._client.list_page(self.resource, self._namespace, limit=1, metadata_only=True)
+    def _remember(self, event: InitApply | Apply | Delete) -> None:
+        """Keep one object in mind that exists, by which to know the server's data again."""
+        if self._witness is None:
+            if not isinstance(event, Delete):
+                self._witness = key_of(event.obj), uid_of(event.obj)
+        elif isinstance(event, Delete) and uid_of(event.obj) == self._witness[1]:
+            self._witness = None
+
+    async def _check_identity(self) -> None:
+        """Raise Expired unless the server shows that its data are those that we know."""
+        if self._witness is None:
+            raise Expired(410, "Expired", "the connection broke and no object is known by which to tell the server's data")
+        key, uid = self._witness
+        items, version, _ = await self._client.list_page(
+            self.resource, key.namespace, field_selector=f"metadata.name={key.name}", limit=1, metadata_only=True
+        )
         self.last_activity = _now()
-        if 0 <= _number(version) < _number(self._version):
-            raise Expired(410, "Expired", f"the server is at resourceVersion {version}, we were at {self._version}: its data was replaced")
+        if _number(version) < _number(self._version):
+            raise Expired(410, "Expired", f"the server is at resourceVersion {version}, we were at {self._version}: its data were replaced")
+        if [uid_of(item) for item in items] != [uid]:
+            raise Expired(410, "Expired", f"{self.resource} {key} is not the one it was: it was deleted, or the server's data replaced")
 
     def _begin_list(self) -> Init:
-        self.state, self._version, self._listing_since = State.LISTING, "", _now()
+        self.state, self._version, self._witness, self._listing_since = State.LISTING, "", None, _now()
         return Init()
 
     def _end_list(self, version: str, state: State) -> InitDone:
