@@ -15,7 +15,4 @@ ALL: tuple[SyncSpec, ...] = (
     nodes.SPEC,
     events.SPEC,
 )
-"""Every loop there is."""
-
-DEFAULT_ON: frozenset[str] = frozenset(spec.name for spec in ALL)
-"""Names of those that run unless they are switched off."""
+"""Every loop there is; all are on by default."""

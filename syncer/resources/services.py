@@ -65,15 +65,15 @@ def _with_both(key: Key, virtual: Obj, host: Obj, view: View) -> list[Intent]:
         reason = "the virtual Service has to go before it is made anew with the host's address"
         return [Wait(on=(Ref(Side.VIRTUAL, SERVICES, key),), reason=reason)]
     down = _down(virtual, host, view)
-    if services.is_external_name(virtual) != services.is_external_name(host):
-        return down  # the host allocates or drops the address as it takes the new type; the rest follows from its answer
+    if any("spec" in patch.body for patch in down):
+        return [*down]  # the host allocates or gives up addresses and ports as it takes that; the rest follows from its answer
     if services.is_headless(virtual) != services.is_headless(host):
         return [_delete(host, "a Service cannot gain or lose its address, so it is made anew"), _until_gone(host)]
     recreated = _readdressed(key, virtual, host, view)
-    return down + (_up(key, virtual, host) if recreated is None else recreated)
+    return [*down, *(_up(key, virtual, host) if recreated is None else recreated)]
 
 
-def _down(virtual: Obj, host: Obj, view: View) -> list[Intent]:
+def _down(virtual: Obj, host: Obj, view: View) -> list[Patch]:
     patch: Obj = metadata_patch(view.names, view.policy.owner, SERVICES, virtual, host) or {}
     marks = _outlived_marks(virtual, host)
     if marks:

@@ -125,6 +125,8 @@ def _conditions(virtual: Obj, host: Obj, generation: _Generation, hide: _Hide) -
         if "observedGeneration" in condition:
             shown = generation(condition["observedGeneration"], (present or {}).get("observedGeneration"))
             _set(condition, "observedGeneration", shown)
+        elif present and "observedGeneration" in present:
+            condition["observedGeneration"] = present["observedGeneration"]  # API servers never let one go (Binding sets none)
         if condition.get("message"):
             condition["message"] = hide(condition["message"])
         result.append(condition)

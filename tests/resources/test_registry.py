@@ -6,7 +6,7 @@ import pytest
 
 from syncer import resources
 from syncer.kube.types import Key, Side
-from syncer.resources import ALL, DEFAULT_ON
+from syncer.resources import ALL
 from syncer.sync.spec import SyncSpec
 from tests.resources.apply import NAMES
 
@@ -17,7 +17,7 @@ def test_every_module_is_registered() -> None:
     modules = {module.name for module in pkgutil.iter_modules(resources.__path__)}
     assert len(modules) == len(ALL)
     assert len({spec.name for spec in ALL}) == len(ALL)
-    assert {spec.name for spec in ALL} >= DEFAULT_ON
+    assert {spec.part_of for spec in ALL if spec.part_of} <= {spec.name for spec in ALL}
 
 
 @pytest.mark.parametrize("spec", NAMED)
