@@ -295,7 +295,7 @@ class TestListing:
         async with mirror(await connect((await serve(handler)).url)) as made:
             await asyncio.sleep(3)
             assert made.kinds[:10] == ["Init", "InitApply", "Failed"] * 2 + ["Init", "InitApply", "Init", "InitDone"]
-            assert [type(error) for error in made.failures] == [WatchError] * 2
+            assert [type(error) for error in made.failures[:2]] == [WatchError] * 2
 
     async def test_a_list_without_a_version_is_none(self, serve: Serve, connect: Connect) -> None:
         async def handler(request: web.Request) -> web.Response:
