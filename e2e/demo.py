@@ -16,7 +16,7 @@ from rich.table import Table
 from e2e import guestbook
 from e2e.daemon import Daemon
 from e2e.errors import LabError
-from e2e.lab import node, teardown
+from e2e.lab import nodes, teardown
 from e2e.lab.host import HostCluster
 from e2e.lab.state import Lab
 from e2e.lab.virtual import VirtualCluster
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAMES = ("blue", "green")
 HOST_NAMESPACE = "tenants"
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 160)
 _started = time.monotonic()
 
 
@@ -59,11 +59,11 @@ def up(lab: Lab) -> None:
     host = HostCluster(lab)
     say("host cluster: etcd, API server, controller manager, scheduler …")
     host.up()
-    real = node.up(lab)
+    simulated = nodes.start(host)
     say(
-        "node is Ready: containerd, kubelet, kube-proxy, CNI"
-        if real
-        else "[yellow]no root: nodes are simulated, containers do not run[/yellow]"
+        f"[yellow]{simulated}[/yellow]"
+        if simulated
+        else "node is Ready: containerd, kubelet, kube-proxy, CNI, CoreDNS; nothing of it leaves this machine"
     )
     clusters = [VirtualCluster(lab, name) for name in NAMES]
     for virtual in clusters:
@@ -79,7 +79,7 @@ def up(lab: Lab) -> None:
     for virtual in clusters:
         guestbook.wait_ready(virtual)
         say(f"{virtual.name}: all {guestbook.PODS} pods are Ready")
-    if real:
+    if not simulated:
         for virtual in clusters:
             use(virtual)
     show(clusters)
@@ -88,7 +88,7 @@ def up(lab: Lab) -> None:
 
 def use(virtual: VirtualCluster) -> None:
     """Write an entry, read it back, and look into the containers."""
-    text = f"greetings from {virtual.name}"
+    text = f"greetings-from-{virtual.name}"
     guestbook.write_entry(virtual, text)
     answer = guestbook.read_entry(virtual, text)
     say(f"{virtual.name}: wrote an entry through the frontend, read it back from a replica: {answer.strip()}")

@@ -46,17 +46,17 @@ def shell(daemon: Daemon, pod: str, script: str) -> str:
 
 
 def test_it_serves_across_services_by_virtual_names(daemon: Daemon) -> None:
-    text = f"hello from {daemon.virtual.name}"
+    text = f"hello-from-{daemon.virtual.name}"
     guestbook.write_entry(daemon.virtual, text)
     assert json.loads(guestbook.read_entry(daemon.virtual, text))["data"].endswith(text)
 
 
 def test_entries_of_one_tenant_are_not_seen_by_the_other(daemons: list[Daemon]) -> None:
     blue, green = daemons
-    guestbook.write_entry(blue.virtual, "only blue knows this")
-    guestbook.read_entry(blue.virtual, "only blue knows this")
-    guestbook.write_entry(green.virtual, "marker of green")
-    assert "only blue" not in guestbook.read_entry(green.virtual, "marker of green")
+    guestbook.write_entry(blue.virtual, "only-blue-knows-this")
+    guestbook.read_entry(blue.virtual, "only-blue-knows-this")
+    guestbook.write_entry(green.virtual, "marker-of-green")
+    assert "only-blue" not in guestbook.read_entry(green.virtual, "marker-of-green")
 
 
 def test_stateful_pods_find_each_other_by_stable_name(daemon: Daemon) -> None:
@@ -159,5 +159,5 @@ def test_deleting_the_namespace_clears_the_host_and_leaves_the_other_tenant_alon
 
     wait_until(lambda: not left(), f"the host objects of {blue.virtual.name} are gone", 30)
     assert {pod["metadata"]["uid"] for pod in guestbook.host_pods(green.virtual)} == before
-    guestbook.write_entry(green.virtual, "still here")
-    guestbook.read_entry(green.virtual, "still here")
+    guestbook.write_entry(green.virtual, "still-here")
+    guestbook.read_entry(green.virtual, "still-here")
