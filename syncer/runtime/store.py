@@ -186,6 +186,10 @@ class Store:
     def __contains__(self, key: object) -> bool:
         return key in self._records
 
+    def __iter__(self) -> Iterator[Key]:
+        """Over a sorted copy of the keys."""
+        return iter(self.keys())
+
     def get(self, key: Key) -> Obj | None:
         """A private copy; metadata only when `record(key).partial`."""
         record = self._records.get(key)
