@@ -67,7 +67,7 @@ _NO_METRICS_API = "metrics.k8s.io is not served yet"
 _NO_PLUGINS = "there are no plugins"
 _NO_CONTROL_PLANE = "the syncer starts no control plane and deploys nothing into it"
 _METRICS = "the metrics of both sides are at /metrics of --health-bind-address"
-_NO_OVERRIDE = "no init container rewrites /etc/hosts"
+_NO_OVERRIDE = "no init container rewrites /etc/hosts; pods are found by the virtual cluster's DNS"
 _NEVER = "it belongs to a commercial edition, and to no version of this"
 _OWNER = "the ConfigMap vc-NAME-owner owns all host objects; see --set-owner"
 _CONFIG_FILE = "settings are flags and SYNCER_* variables; see --help"
@@ -135,7 +135,7 @@ FLAGS: Mapping[str, Classic] = {
     "integrated-coredns": Classic(_NO_CONTROL_PLANE, _FALSE),
     "use-coredns-plugin": Classic(_NO_CONTROL_PLANE, _FALSE),
     "noop-syncer": Classic("syncing is what it does; leave resources out with --sync=-RESOURCE", _FALSE),
-    "sync-k8s-service": Classic("pods reach their API at --service-name, whatever the Service `kubernetes` says", _FALSE),
+    "sync-k8s-service": Classic("the Service default/kubernetes always has the address of --service-name", _TRUE),
     "etcd-embedded": Classic(_NO_CONTROL_PLANE, _FALSE),
     "etcd-replicas": Classic(_NO_CONTROL_PLANE),
     "migrate-from": Classic(_NO_CONTROL_PLANE),
