@@ -17,7 +17,7 @@ import structlog
 
 from syncer.errors import NETWORK_ERRORS, SyncerError, WatchError
 from syncer.kube.types import Obj, key_of, uid_of
-from syncer.kube.watch import Apply, Bookmark, Delete, Failed, Init, InitApply, InitDone, WatchEvent
+from syncer.kube.watch import Apply, Bookmark, Delete, Failed, Init, InitApply, InitDone, State, WatchEvent
 from syncer.runtime.store import Store
 
 log = structlog.get_logger("syncer.runtime")
@@ -30,6 +30,7 @@ class Source(Protocol):
     pause the objects are listed anew.
     """
 
+    state: State
     last_activity: float
 
     def events(self) -> AsyncGenerator[WatchEvent, None]:
@@ -64,16 +65,19 @@ class Informer:
         self._partial = partial
         self._transform = transform
         self._before_swap = before_swap
-        self._following = False  # whether the store has everything that the watcher has told
+        self._following = False  # no list is under way
         self._fresh = -math.inf
 
     def stale_for(self) -> float:
         """Seconds since the store was known to be like the server; infinite before the first list.
 
-        A healthy watch is silent for a minute at most, since the server sends bookmarks.
+        A healthy watch is silent for a minute at most, since the server sends bookmarks. The watcher's own signs of life
+        count only while it watches and the store has all it told.
         """
-        fresh = max(self._fresh, self.watcher.last_activity) if self._following else self._fresh
-        return max(0.0, asyncio.get_running_loop().time() - fresh)
+        fresh = self._fresh
+        if self._following and self.watcher.state is State.WATCHING:
+            fresh = max(fresh, self.watcher.last_activity)
+        return asyncio.get_running_loop().time() - fresh
 
     async def run(self) -> None:
         """Until the watcher's client is closed. Raises only what cannot be mended by trying again: see `Store.apply`."""
@@ -96,7 +100,7 @@ class Informer:
             case Bookmark(resource_version):
                 self.store.mark(resource_version)
             case Init():
-                self._pause()
+                self._following = False
                 self.store.begin()
                 return None
             case InitApply(obj):
@@ -146,12 +150,6 @@ class Informer:
             log.info("informer.synced", side=str(self.store.side), resource=str(self.store.resource), objects=len(self.store))
         else:
             log.info("informer.listed_again", side=str(self.store.side), resource=str(self.store.resource), changes=changes)
-
-    def _pause(self) -> None:
-        """A list is under way, so the watcher's signs of life no longer speak for the content of the store."""
-        if self._following:
-            self._fresh = max(self._fresh, self.watcher.last_activity)
-        self._following = False
 
     def _note(self, error: Exception | None) -> None:
         """Remember, and log when it changes, what keeps the store from being up to date."""

@@ -22,6 +22,7 @@ import heapq
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from enum import IntEnum
 from typing import Generic, NamedTuple, TypeVar
 
@@ -194,7 +195,8 @@ class WorkQueue(Generic[K]):
                 await waiter
             except asyncio.CancelledError:
                 if waiter.cancelled():
-                    self._waiters[only].remove(waiter)
+                    with suppress(ValueError):  # _wake has passed it over already
+                        self._waiters[only].remove(waiter)
                 else:
                     self._wake(waiter.result())  # the wake-up was ours; pass it on
                 raise

@@ -14,7 +14,7 @@ from syncer.errors import FenceClosed, Forbidden, SyncerError, WatchError
 from syncer.kube.client import Client
 from syncer.kube.config import Cluster
 from syncer.kube.types import CONFIGMAPS, Key, Obj, Side
-from syncer.kube.watch import Apply, Bookmark, Delete, Failed, Init, InitApply, InitDone, Watcher, WatchEvent
+from syncer.kube.watch import Apply, Bookmark, Delete, Failed, Init, InitApply, InitDone, State, Watcher, WatchEvent
 from syncer.runtime.informer import Informer
 from syncer.runtime.store import Store
 from tests.fakes.apiserver import FakeApiServer
@@ -35,6 +35,7 @@ class Script:
 
     def __init__(self, *steps: WatchEvent | float) -> None:
         self.steps = steps
+        self.state = State.EMPTY
         self.last_activity = -math.inf
         self.thrown: list[WatchError] = []
 
@@ -43,6 +44,7 @@ class Script:
             if isinstance(step, int | float):
                 await asyncio.sleep(step)
                 continue
+            self.state = State.LISTED if isinstance(step, Failed) else State.WATCHING
             if not isinstance(step, Failed):
                 self.last_activity = asyncio.get_running_loop().time()
             try:
@@ -241,14 +243,12 @@ async def test_never_synced_is_infinitely_stale() -> None:
 
 
 async def test_signs_of_life_count_only_while_the_store_follows() -> None:
-    bench = Bench(*listed(at=1), 100, Init(), 50)
+    bench = Bench(*listed(at=1), 100, Failed(OSError()), 50, Init(), 50)
     task = asyncio.create_task(bench.informer.run())
-    await asyncio.sleep(60)
-    bench.script.last_activity = 59.0
-    assert bench.informer.stale_for() == pytest.approx(1)
-    await asyncio.sleep(60)
-    bench.script.last_activity = 119.0
-    assert bench.informer.stale_for() == pytest.approx(20, abs=0.1), "since the list began"
+    for until, stale in ((60, 1), (120, 120), (170, 170)):  # watching, failing, listing
+        await asyncio.sleep(until - asyncio.get_running_loop().time())
+        bench.script.last_activity = until - 1.0
+        assert bench.informer.stale_for() == pytest.approx(stale)
     await task
 
 
@@ -309,7 +309,7 @@ async def test_real_watcher_lists_again_when_the_fence_refuses(virtual_api: Fake
         await asyncio.sleep(60)
         assert informer.store.keys() == [Key("default", "a")]
         assert 3 < asked < 12, "again and again, but with growing pauses"
-        assert informer.stale_for() > 58
+        assert informer.stale_for() > 59
         closed = False
         put(virtual_api, "b")
         await asyncio.sleep(40)
