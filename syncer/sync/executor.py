@@ -154,14 +154,26 @@ class Executor:
         client = self._clients[intent.side]
         try:
             answer = await client.delete(intent.resource, intent.key, uid=intent.uid, grace=intent.grace)
-        except (NotFound, Conflict):
-            # Gone already, or a successor has the name: either way the object that was meant is no more.
+        except NotFound:
+            self._caches.drop(intent.side, intent.resource, intent.key, intent.uid)
+            return
+        except Conflict as error:
+            # Mostly a successor has the name. But API servers say so too when something changed in between: then it is still there.
+            if await self._exists(intent):
+                raise Stale(str(error)) from None
             self._caches.drop(intent.side, intent.resource, intent.key, intent.uid)
             return
         if uid_of(answer) == intent.uid and _lingers(answer):
             self._caches.keep(intent.side, intent.resource, answer)
         else:
             self._caches.drop(intent.side, intent.resource, intent.key, intent.uid)
+
+    async def _exists(self, intent: Delete) -> bool:
+        try:
+            found = await self._clients[intent.side].get(intent.resource, intent.key, metadata_only=True)
+        except NotFound:
+            return False
+        return uid_of(found) == intent.uid
 
     async def _permit(self, subject: Subject, intent: Delete) -> None:
         counterpart: tuple[object, ...] = ()
