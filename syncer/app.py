@@ -53,8 +53,9 @@ log = structlog.get_logger("syncer.app")
 
 _TRY_AGAIN = 2.0
 """Seconds between attempts to get at something that is not there yet at start."""
-_STALE_WATCH = 150.0
-"""A watch without a sign of life for so long is not to be trusted; API servers send bookmarks about once a minute."""
+_STALE_WATCH = 320.0
+"""A watch without a sign of life for so long is not to be trusted. Where nothing changes an API server sends nothing, not even
+bookmarks, until it ends the watch after five minutes at most, as asked; then the next one starts."""
 
 
 def timestamp() -> str:
@@ -132,8 +133,6 @@ class App:
                 if not settings.leader_elect:
                     await self._lead(clients, fence, recorder)
                     return
-                from syncer.runtime.leader import Elector
-
                 self._elector = Elector(
                     clients[Side.HOST],
                     namespace=settings.target_namespace,
@@ -163,7 +162,10 @@ class App:
         for name, count in (self._guard.held() if self._guard is not None else {}).items():
             checks.append(Check(f"deletions {name}", ok=True, reason=f"{count} are held until `syncer release-deletions`"))
         if self._engine is not None:
-            checks += [Check(name, not wrong, wrong) for name, wrong in self._engine.checks(stale_after=_STALE_WATCH)]
+            checks += [
+                Check(name, not wrong, wrong, live=name.startswith("loop "))
+                for name, wrong in self._engine.checks(stale_after=_STALE_WATCH)
+            ]
         return checks
 
     async def _connect(self, stack: AsyncExitStack, side: Side, kubeconfig: str) -> Client:
@@ -212,24 +214,31 @@ class App:
 
     async def _until_rights(self, host: Client) -> None:
         """Go on once the host grants what the enabled loops cannot work without; until then say what is missing."""
-        namespace = self._settings.target_namespace
-        rights = needed_rights(self._specs)
+        needed = needed_rights(self._specs, optional=False)
         told: list[Right] = []
-        while missing := lacking(rights, await self._insist("the host's answer about our rights", lambda: ask_rights(host, namespace))):
+        while True:
+            review = await self._insist("the host's answer about our rights", lambda: ask_rights(host, self._settings.target_namespace))
+            missing = lacking(needed, review)
+            if not missing:
+                break
             self._starting = "rights are missing on the host: " + ", ".join(
                 f"{'/'.join(right.verbs)} {right.resource}" for right in missing
             )
-            for right in missing if missing != told else ():
-                log.error(
-                    "right.missing",
-                    namespace=namespace,
-                    group=right.group,
-                    resource=right.resource,
-                    verbs=list(right.verbs),
-                    remedy="grant it in the Role of the syncer's service account",
-                )
+            self._tell_missing(missing if missing != told else [], log.error)
             told = missing
             await asyncio.sleep(_TRY_AGAIN)
+        self._tell_missing(lacking(needed_rights(self._specs), review), log.warning)
+
+    def _tell_missing(self, rights: Iterable[Right], tell: Callable[..., None]) -> None:
+        for right in rights:
+            tell(
+                "right.missing",
+                namespace=self._settings.target_namespace,
+                group=right.group,
+                resource=right.resource,
+                verbs=list(right.verbs),
+                remedy="grant it in the Role of the syncer's service account",
+            )
 
     async def _open_fence(self, clients: Mapping[Side, Client], recorder: Recorder) -> Fence:
         fence = Fence(

@@ -1,9 +1,9 @@
 """Service account tokens of pods: minted by the virtual API server, kept in one host Secret per pod, renewed in time.
 
-The host pod mounts the Secret in place of its projected tokens. The Secret is made once the host pod exists, because it is
-owned by it, so that the host's garbage collector removes it even when we are not there to do it; until then the kubelet
-waits. Tokens are renewed at 80 % of their life, by the timetable that an annotation of the Secret keeps, so a restart
-of the syncer renews nothing early. A finished pod's tokens run out. All tokens of a pod are renewed together.
+The host pod mounts the Secret in place of its projected tokens. Both are made side by side, so that the kubelet finds the
+Secret when it first looks; waiting for the host pod, to have it own the Secret, would cost each pod a failed mount. Tokens
+are renewed at 80 % of their life, by the timetable that an annotation of the Secret keeps, so a restart of the syncer
+renews nothing early. A finished pod's tokens run out. All tokens of a pod are renewed together.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ def decide(pair: Pair, view: View) -> list[Intent]:
         return [_until_gone(secret)]
     if secret is not None and recorded_uid(secret) != uid_of(pod):
         return [*_delete(secret, "the tokens are those of a pod that is gone", unexplained=True), _until_gone(secret)]
-    host_key = view.names.host_key(pair.key)
-    host_pod = view.get(Side.HOST, PODS, host_key)
-    if host_pod is None or virtual_key(view.names, PODS, host_pod) != pair.key or recorded_uid(host_pod) != uid_of(pod):
-        if is_deleting(pod):
-            return _delete(secret, "the host pod is gone")
-        return [Wait(on=(Ref(Side.HOST, PODS, host_key),), reason="the tokens are made as soon as the host pod is there")]
-    if secret is not None and not _is_owned_by(secret, host_pod):
-        return [*_delete(secret, "the tokens are those of an earlier host pod"), _until_gone(secret)]
-    return _minted(pair.key, pod, secret, sources, token_secret(view.names, pod, host_pod), view.now)
+    if is_deleting(pod) and not _runs(pair.key, pod, view):
+        return _delete(secret, "the host pod is gone")
+    return _minted(pair.key, pod, secret, sources, token_secret(view.names, view.policy.owner, pod), view.now)
+
+
+def _runs(key: Key, pod: Obj, view: View) -> bool:
+    host_pod = view.get(Side.HOST, PODS, view.names.host_key(key))
+    return host_pod is not None and virtual_key(view.names, PODS, host_pod) == key and recorded_uid(host_pod) == uid_of(pod)
 
 
 def _minted(key: Key, pod: Obj, secret: Obj | None, sources: tuple[TokenSource, ...], wanted: Obj, now: float) -> list[Intent]:
@@ -51,10 +50,6 @@ def _minted(key: Key, pod: Obj, secret: Obj | None, sources: tuple[TokenSource, 
         return []
     account = (pod.get("spec") or {}).get("serviceAccountName") or "default"
     return [MintToken(key, uid_of(pod), account, sources, wanted, uid_of(secret) if secret is not None else "")]
-
-
-def _is_owned_by(secret: Obj, host_pod: Obj) -> bool:
-    return any(reference.get("uid") == uid_of(host_pod) for reference in secret["metadata"].get("ownerReferences") or ())
 
 
 def _delete(secret: Obj | None, why: str, *, unexplained: bool = False) -> list[Intent]:

@@ -240,9 +240,7 @@ class Loop:
             if mine is None:
                 continue
             total += 1
-            if (pair.virtual is None or pair.host is None) and any(
-                isinstance(intent, Delete) and intent.unexplained and intent.side is side for intent in self.spec.decide(pair, view)
-            ):
+            if any(isinstance(intent, Delete) and intent.unexplained and intent.side is side for intent in self.spec.decide(pair, view)):
                 count += 1
         self._orphans[side] = (self._clock(), Orphans(count, total))
         return self._orphans[side][1]

@@ -53,11 +53,12 @@ Decide: TypeAlias = Callable[[Pair, View], list[Intent]]
 
 @dataclass(frozen=True, kw_only=True)
 class Right:
-    """Verbs on a host resource (or `resource/subresource`) that the loop cannot work without."""
+    """Verbs on a host resource (or `resource/subresource`) that the loop cannot work without, or, if `optional`, only one feature of it."""
 
     group: str
     resource: str
     verbs: tuple[str, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

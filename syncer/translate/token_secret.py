@@ -37,11 +37,11 @@ def token_secret_key(names: Names, pod: Key) -> Key:
     return Key(names.host_namespace, f"{readable}-token-{digest}".replace(".-", "-"))
 
 
-def token_secret(names: Names, pod: Obj, host_pod: Obj) -> Obj:
-    """The Secret to create, without its data; it goes with the host pod, by ownerReference."""
+def token_secret(names: Names, owner: Obj | None, pod: Obj) -> Obj:
+    """The Secret to create, without its data; `owner` becomes its ownerReference."""
     key = key_of(pod)
     host_key = token_secret_key(names, key)
-    return {
+    secret: Obj = {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
@@ -55,9 +55,11 @@ def token_secret(names: Names, pod: Obj, host_pod: Obj) -> Obj:
                 ANNOTATION_UID: uid_of(pod),
                 ANNOTATION_KIND: KIND,
             },
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": key_of(host_pod).name, "uid": uid_of(host_pod)}],
         },
     }
+    if owner is not None:
+        secret["metadata"]["ownerReferences"] = [owner]
+    return secret
 
 
 def token_pod(names: Names, secret: Obj) -> Key | None:

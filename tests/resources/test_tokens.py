@@ -46,7 +46,7 @@ def state(virtual: Obj | None, secret: Obj | None, host: Obj | None) -> World:
     if virtual is not None:
         world.put(Side.VIRTUAL, PODS, apply(pod(PROJECTED), virtual))
     if secret is not None:
-        world.put(Side.HOST, SECRETS, apply(token_secret(NAMES, pod(), marked), secret))
+        world.put(Side.HOST, SECRETS, apply(token_secret(NAMES, None, pod()), secret))
     if host is not None:
         world.put(Side.HOST, PODS, apply(marked, host))
     return world
@@ -60,9 +60,9 @@ RULES: list[tuple[str, Obj | None, Obj | None, Obj | None, list[str]]] = [
     ("nothing at all", None, None, None, []),
     ("a pod without tokens", {"spec": {"volumes": None}}, None, {}, []),
     ("a pod without tokens that once had some", {"spec": {"volumes": None}}, FRESH, {}, [DELETE]),
-    ("host pod is not there yet", {}, None, None, [f"wait host pods {HOST_WEB}"]),
-    ("host pod is an earlier pod's", {}, None, EARLIER, [f"wait host pods {HOST_WEB}"]),
-    ("host pod is not ours", {}, None, {"metadata": {"labels": None}}, [f"wait host pods {HOST_WEB}"]),
+    ("host pod is not there yet: minted beside it", {}, None, None, [MINT]),
+    ("host pod is an earlier pod's", {}, None, EARLIER, [MINT]),
+    ("deleting, host pod is an earlier pod's", deleting(), FRESH, EARLIER, [DELETE]),
     ("host pod is there: minted", {}, None, {}, [MINT]),
     ("fresh: until 80 % of its life", {}, FRESH, {}, ["again 2880"]),
     ("the earliest counts", {}, apply(FRESH, {"metadata": {"annotations": {TOKEN_EXPIRY: json.dumps({
@@ -81,7 +81,6 @@ RULES: list[tuple[str, Obj | None, Obj | None, Obj | None, list[str]]] = [
     ("pod is gone", None, FRESH, None, [f"{DELETE} unexplained"]),
     ("pod is gone, the host's garbage collector is at work", None, apply(FRESH, deleting(None)), None, []),
     ("an earlier pod's tokens", {}, apply(FRESH, EARLIER), {}, [f"{DELETE} unexplained", UNTIL_GONE]),
-    ("an earlier host pod's tokens", {}, apply(FRESH, {"metadata": {"ownerReferences": [{"uid": "x"}]}}), {}, [DELETE, UNTIL_GONE]),
     ("the old Secret is on its way out", {}, apply(FRESH, deleting(None)), {}, [UNTIL_GONE]),
 ]  # fmt: skip
 
@@ -98,7 +97,7 @@ def test_what_is_minted() -> None:
     assert isinstance(mint, MintToken)
     assert (mint.pod, mint.pod_uid, mint.service_account) == (WEB, "uid-web", "robot")
     assert [(source.audience, source.expiration_seconds) for source in mint.sources] == [("", 3607), ("vault", 3600)]
-    assert mint.secret["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": HOST_WEB.name, "uid": "host-pod"}]
+    assert mint.secret["metadata"]["ownerReferences"] == [state({}, None, {}).view().policy.owner]
     assert "data" not in mint.secret
 
 
@@ -119,7 +118,7 @@ def test_a_host_pod_wakes_its_virtual_pods_tokens() -> None:
 
 class TestSecret:
     def stored(self) -> Obj:
-        return token_secret(NAMES, pod(), {"metadata": {"name": "x", "uid": "u"}})
+        return token_secret(NAMES, None, pod())
 
     def test_the_way_back(self) -> None:
         assert token_pod(NAMES, self.stored()) == WEB

@@ -54,6 +54,8 @@ SPEC = SyncSpec(
     indexes={(Side.VIRTUAL, SERVICES): {"namespace": _namespace}, (Side.VIRTUAL, NAMESPACES): {"everything": _everything}},
     host_rights=(
         Right(group="", resource="pods", verbs=("get", "list", "watch", "create", "patch", "delete")),
+        Right(group="", resource="pods/ephemeralcontainers", verbs=("patch",), optional=True),
+        Right(group="", resource="pods/status", verbs=("patch",), optional=True),
         Right(group="", resource="services", verbs=("get", "list", "watch")),
         Right(group="", resource="configmaps", verbs=("get", "list", "watch")),
         Right(group="", resource="secrets", verbs=("get", "list", "watch")),
