@@ -6,9 +6,11 @@ Whatever the fence would let through is dropped, and counted, by a rule of the t
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,6 @@ from e2e.lab import fence, node, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from e2e.lab.host import HostCluster
 
@@ -34,8 +35,18 @@ def output(*argv: str | Path) -> str:
 
 def gateway() -> list[str]:
     """The address behind which the outside begins; none on a machine without a network."""
-    words = output("ip", "-4", "route", "show", "default").split()
-    return [words[words.index("via") + 1]] if "via" in words else []
+    routes = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
+    found = [int(route[2], 16).to_bytes(4, "little") for route in routes if route[1] == "00000000" and route[2] != "00000000"]
+    return [socket.inet_ntoa(address) for address in found[:1]]
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has a way out by IPv6."""
+    try:
+        routes = [line.split() for line in Path("/proc/net/ipv6_route").read_text().splitlines()]
+    except FileNotFoundError:
+        return False
+    return any(route[0] == "0" * 32 and route[1] == "00" and route[-1] != "lo" for route in routes)
 
 
 def outside() -> list[str]:
@@ -107,7 +118,7 @@ class TestProcesses:
         assert seconds < 2
         assert fence.refused(fenced) > before
 
-    @pytest.mark.skipif(not output("ip", "-6", "route", "show", "default"), reason="this machine has no way out by IPv6")
+    @pytest.mark.skipif(not has_ipv6(), reason="this machine has no way out by IPv6")
     def test_ipv6_is_refused_too(self, fenced: Path) -> None:
         with tripwire(DOCUMENTATION_6) as wire:
             said, _ = connect(fenced, DOCUMENTATION_6)
@@ -191,8 +202,12 @@ def probe(cluster: HostCluster, pod: str, address: str, port: int = PORT, protoc
 
 def machine_address() -> list[str]:
     """This machine's own address outside, which is no business of pods either."""
-    words = output("ip", "-4", "route", "get", DOCUMENTATION[1]).split() if gateway() else []
-    return [words[words.index("src") + 1]] if "src" in words else []
+    with socket.socket(type=socket.SOCK_DGRAM) as udp:
+        try:
+            udp.connect((DOCUMENTATION[1], PORT))  # asks for the route only: nothing is sent
+        except OSError:
+            return []
+        return [udp.getsockname()[0]]
 
 
 @pytest.mark.parametrize("pod", ["pod", "host"])

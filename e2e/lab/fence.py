@@ -39,7 +39,7 @@ _IPTABLES = ("iptables", "ip6tables")
 def up(directory: Path) -> None:
     """Make the control group and the rules of the lab in `directory`, unless they are there. Needs root."""
     group, chain = control_group(directory), _chain(directory)
-    if group.is_dir() and all(_has_chain(program, chain) for program in _IPTABLES):
+    if group.is_dir() and chain in _run("iptables", "-S", "INPUT"):  # the last of what follows
         return
     _remove_rules(chain)
     (group / "processes").mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ NODE_ADDRESS = "172.30.0.2"
 CABLE = "172.30.0.0/30"
 _PREFIX = CABLE.rpartition("/")[2]
 _HOLDER = "namespaces"
-_COVERED = ("/run", "/var/lib", "/var/log")
+_COVERED = {"/run": None, "/var/lib": "var-lib", "/var/log": "var-log"}  # by directories of the node, /run by memory
 
 # What kubelet would set for the whole machine, e.g. a reboot on a kernel oops. It finds these values in files laid over the settings.
 _KERNEL_SETTINGS = {
@@ -41,19 +41,32 @@ _KERNEL_SETTINGS = {
     "kernel/keys/root_maxbytes": 25000000,
 }
 
+_SCRIPT = "\n".join(
+    [
+        "mount --make-rshared /",  # volumes may ask for mount propagation
+        "mount -t tmpfs run /run",  # sockets: their paths must be short
+        *[f'mount --bind "$0/{name}" {covered}' for covered, name in _COVERED.items() if name],
+        *[f"mkdir -p $(dirname /run/sys/{name}); echo {value} >/run/sys/{name}" for name, value in _KERNEL_SETTINGS.items()],
+        *[f"mount --bind /run/sys/{name} /proc/sys/{name}" for name in _KERNEL_SETTINGS],
+        "ip link set lo up",
+        'touch "$0/namespaces-ready"',
+        "exec sleep infinity",
+    ]
+)
+
 
 def up(directory: Path, ranges: Iterable[str]) -> None:
     """Make the namespaces of the node in `directory`, the cable and the routes to `ranges` of pods and Services."""
-    for covered in _COVERED:
+    for covered, name in _COVERED.items():
         if directory.is_relative_to(covered):
             raise LabError(f"{directory} is below {covered}, which the node hides from itself: set XDG_STATE_HOME to a directory elsewhere")
-        (directory / covered.strip("/").replace("/", "-")).mkdir(parents=True, exist_ok=True)
-    holder = ["unshare", "--mount", "--net", "--", "/bin/sh", "-ec", _script(directory)]
+        (directory / (name or "")).mkdir(parents=True, exist_ok=True)
+    holder: list[str | Path] = ["unshare", "--mount", "--net", "--", "/bin/sh", "-ec", _SCRIPT, directory]
     process.spawn(directory, _HOLDER, fence.inside(directory, holder, fence.NODE))
-    process.wait_ready(directory, _HOLDER, (directory / "run-ready").exists, 10)
+    process.wait_ready(directory, _HOLDER, (directory / "namespaces-ready").exists, 10)
     pid = process.pid_of(directory, _HOLDER)
     _run("ip", "link", "add", fence.BRIDGE, "type", "veth", "peer", "name", "uplink", "netns", str(pid))
-    _run("sysctl", "-qw", f"net.ipv6.conf.{fence.BRIDGE}.disable_ipv6=1")
+    _run("sysctl", "-eqw", f"net.ipv6.conf.{fence.BRIDGE}.disable_ipv6=1")
     _run("ip", "address", "add", f"{BRIDGE_ADDRESS}/{_PREFIX}", "dev", fence.BRIDGE)
     _run("ip", "link", "set", fence.BRIDGE, "up")
     for command in (
@@ -107,22 +120,6 @@ def down() -> None:
 def alive(directory: Path) -> bool:
     """Whether the namespaces exist."""
     return process.alive(directory, _HOLDER)
-
-
-def _script(directory: Path) -> str:
-    lay = [f"mkdir -p $(dirname /run/sys/{name}); echo {value} >/run/sys/{name}" for name, value in _KERNEL_SETTINGS.items()]
-    lay += [f"mount --bind /run/sys/{name} /proc/sys/{name}" for name in _KERNEL_SETTINGS]
-    return "\n".join(
-        [
-            "mount --make-rshared /",  # volumes may ask for mount propagation
-            "mount -t tmpfs run /run",
-            *[f"mount --bind {directory}/{covered.strip('/').replace('/', '-')} {covered}" for covered in _COVERED if covered != "/run"],
-            *lay,
-            "ip link set lo up",
-            f"touch {directory}/run-ready",
-            "exec sleep infinity",
-        ]
-    )
 
 
 def _run(*argv: str) -> str:
