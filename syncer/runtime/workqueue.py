@@ -162,11 +162,14 @@ class WorkQueue(Generic[K]):
         self._arm()
         return None
 
-    def retry(self, key: K) -> float:
-        """The key failed once more: it is to be taken again, from the lane it was last taken from, after the seconds returned."""
+    def retry(self, key: K, *, at_least: float = 0.0) -> float:
+        """The key failed once more: it is to be taken again, from the lane it was last taken from, after the seconds returned.
+
+        `at_least` is how long that has to be, whatever the backoff says.
+        """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay: float = min(self._cap, self._base * 2.0 ** min(failures, 60)) * (1 + self._jitter * self._rng.random())
+        delay: float = max(at_least, min(self._cap, self._base * 2.0 ** min(failures, 60)) * (1 + self._jitter * self._rng.random()))
         self.add_after(key, delay, self._held.get(key, Priority.NORMAL))
         return delay
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from syncer.errors import NETWORK_ERRORS, ApiError, FenceClosed, Held, NotFound, Refused, Stale, Throttled
+from syncer.kube.limits import LONGEST_PAUSE
 from syncer.kube.types import Key, Obj, Ref, Side
 from syncer.runtime.workers import Workers
 from syncer.runtime.workqueue import Priority, WorkQueue
@@ -137,8 +138,7 @@ class Loop:
             self.queue.add_after(key, _LOOK_AGAIN_AT_FENCE)
             return "fenced"
         except Throttled as error:
-            delay = max(error.retry_after or 0.0, self.queue.retry(key))
-            self.queue.add_after(key, delay)
+            delay = self.queue.retry(key, at_least=min(error.retry_after or 0.0, LONGEST_PAUSE))
             self._put(key, State.RETRYING, str(error), delay)
             return "throttled"
         except (ApiError, *NETWORK_ERRORS) as error:
