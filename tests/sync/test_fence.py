@@ -53,7 +53,8 @@ def kube_system_uid(api: FakeApiServer) -> str:
 
 async def test_the_first_control_plane_is_recorded_and_stays_welcome(clients: Mapping[Side, Client], virtual_api: FakeApiServer) -> None:
     one = fence(clients)
-    assert one.closed is not None
+    with pytest.raises(FenceClosed, match="not checked yet"):
+        one.require_open()
     await one.open()
     assert one.closed is None
     assert one.virtual_uid == kube_system_uid(virtual_api)
@@ -131,7 +132,12 @@ async def test_an_owner_that_is_gone_or_was_made_anew_closes_it(clients: Mapping
     with pytest.raises(FenceClosed, match="is gone"):
         await running.verify_host()
     host_api.put(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": OWNER.name, "namespace": OWNER.namespace}, "data": {VIRTUAL_UID: "x"}}
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": OWNER.name, "namespace": OWNER.namespace},
+            "data": {VIRTUAL_UID: "x"},
+        }
     )
     with pytest.raises(FenceClosed, match="was made anew"):
         await running.verify_host()
