@@ -13,17 +13,21 @@ from e2e.lab.api import wait_until
 
 if TYPE_CHECKING:
     from e2e.daemon import Daemon
-    from e2e.lab.host import HostCluster
     from e2e.tenants import StartTenant
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.usefixtures("real_node")]
 
 NAMES = ("blue", "green")
 HOST_NAMESPACE = "tenants"
+EVERYTHING = (
+    *(f"/api/v1/{plural}" for plural in ("pods", "services", "endpoints", "configmaps", "secrets", "events", "namespaces", "nodes")),
+    "/apis/discovery.k8s.io/v1/endpointslices",
+    "/apis/apps/v1/statefulsets",
+)
 
 
 @pytest.fixture(scope="module")
-def daemons(real_node: HostCluster, tenant: StartTenant) -> list[Daemon]:
+def daemons(tenant: StartTenant) -> list[Daemon]:
     """Both tenants, with the guestbook Ready."""
     found = [tenant(name, namespace=HOST_NAMESPACE) for name in NAMES]
     for daemon in found:
@@ -103,19 +107,32 @@ def test_describe_shows_what_happened_on_the_host_in_virtual_words(daemon: Daemo
     assert HOST_NAMESPACE not in text
 
 
-def test_a_pod_reaches_its_own_api_server_with_its_token(daemon: Daemon) -> None:
+def test_a_pod_reaches_its_own_api_server_as_programs_inside_a_cluster_do(daemon: Daemon) -> None:
+    said = shell(daemon, "peers-0", "timeout 3 /agnhost inclusterclient --poll-interval 1 2>&1; true")
+    assert said.count("calling /healthz") >= 2, "it goes on when there was an answer"
+    assert "status=failed" not in said
+
+
+def test_the_token_is_bound_to_the_virtual_pod(daemon: Daemon) -> None:
     account = "/var/run/secrets/kubernetes.io/serviceaccount"
-    review = (
-        f'wget -qO- --no-check-certificate --header "Authorization: Bearer $(cat {account}/token)" '
-        '--header "Content-Type: application/json" '
-        '--post-data \'{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}\' '
-        "https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/apis/authentication.k8s.io/v1/selfsubjectreviews"
-    )
-    user: dict[str, Any] = json.loads(shell(daemon, "peers-0", review))["status"]["userInfo"]
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": {"token": shell(daemon, "peers-0", f"cat {account}/token")},
+    }
+    user: dict[str, Any] = daemon.virtual.api.request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body)["status"]["user"]
     pod = daemon.virtual.api.get("/api/v1/namespaces/guestbook/pods/peers-0")
     assert user["username"] == "system:serviceaccount:guestbook:default"
-    assert user["extra"]["authentication.kubernetes.io/pod-uid"] == [pod["metadata"]["uid"]], "the token is bound to the virtual pod"
+    assert user["extra"]["authentication.kubernetes.io/pod-uid"] == [pod["metadata"]["uid"]]
     assert shell(daemon, "peers-0", f"cat {account}/namespace") == "guestbook"
+
+
+def test_neither_the_host_nor_the_other_tenant_shows(daemons: list[Daemon]) -> None:
+    for mine, other in (daemons, reversed(daemons)):
+        foreign = {pod["metadata"]["uid"] for pod in (*guestbook.pods(other.virtual), *guestbook.host_pods(other.virtual))}
+        seen = "".join(json.dumps(mine.virtual.api.get(path)) for path in EVERYTHING) + shell(mine, "peers-0", "env; cat /etc/resolv.conf")
+        for word in (HOST_NAMESPACE, "-x-", other.virtual.name, other.virtual.name.upper(), *foreign):
+            assert word not in seen, f"{mine.virtual.name} sees {word}"
 
 
 def test_nothing_of_one_tenant_is_selected_by_the_other(daemons: list[Daemon]) -> None:
@@ -128,9 +145,9 @@ def test_nothing_of_one_tenant_is_selected_by_the_other(daemons: list[Daemon]) -
     checked = 0
     for item in slices:
         service = item["metadata"]["labels"]["kubernetes.io/service-name"]
-        name = service.rpartition("-x-")[2]
-        if name not in NAMES:
-            continue
+        copied, _, name = service.rpartition("-x-")
+        if not copied:
+            continue  # the API servers and DNS of both, made by the lab
         for endpoint in item["endpoints"] or ():
             for address in endpoint["addresses"]:
                 assert owner[address] == name, f"{service} leads to a pod of {owner[address]}"
