@@ -4,6 +4,8 @@ The virtual side is watched as metadata only; the full object is fetched, and ke
 contents are wholly ours: keys that the virtual object lacks are removed. What the host cannot change in place (an
 immutable object, a Secret's type) is deleted and made anew; a running pod keeps what it has mounted meanwhile. A
 virtual object that was deleted and made anew under its name takes its predecessor's host copy over, for the same reason.
+Host pods count as well as virtual ones: one that outlives its virtual pod, be it in its grace period or because its deletion
+is held, may start a container that needs the copy.
 """
 
 from __future__ import annotations
@@ -46,8 +48,12 @@ def referenced_spec(
         namespace = key_of(pod).namespace
         return [str(Key(namespace, name)) for name in references(pod)]
 
+    def copied_keys(host_pod: Obj, view: View) -> list[Key]:
+        copies = (view.get(Side.HOST, resource, Key(view.names.host_namespace, name)) for name in references(host_pod))
+        return [key for copy in copies if copy is not None and (key := virtual_key(view.names, resource, copy)) is not None]
+
     def needed(key: Key, view: View) -> bool:
-        if view.find(Side.VIRTUAL, PODS, index, str(key)):
+        if view.find(Side.VIRTUAL, PODS, index, str(key)) or view.find(Side.HOST, PODS, index, str(view.names.host_key(key))):
             return True
         virtual = view.get(Side.VIRTUAL, resource, key)
         return virtual is not None and annotations_of(virtual).get(FORCE_SYNC) == "true"
@@ -67,15 +73,19 @@ def referenced_spec(
             Watch(side=Side.VIRTUAL, resource=resource, metadata_only=True),
             Watch(side=Side.VIRTUAL, resource=PODS),
             Watch(side=Side.HOST, resource=resource, scope=Scope.MANAGED),
+            Watch(side=Side.HOST, resource=PODS, scope=Scope.MANAGED),
         ),
         decide=decide,
         virtual_ref=lambda key: Ref(Side.VIRTUAL, resource, key),
         host_ref=lambda names, key: Ref(Side.HOST, resource, names.host_key(key)),
         virtual_key=lambda host, view: virtual_key(view.names, resource, host),
-        wakes=(Wake(Side.VIRTUAL, PODS, referenced_keys),),
-        indexes={(Side.VIRTUAL, PODS): {index: index_values}},
+        wakes=(Wake(Side.VIRTUAL, PODS, referenced_keys), Wake(Side.HOST, PODS, copied_keys)),
+        indexes={(Side.VIRTUAL, PODS): {index: index_values}, (Side.HOST, PODS): {index: index_values}},
         hydrate=needed,
-        host_rights=(Right(group=resource.group, resource=resource.plural, verbs=("get", "list", "watch", "create", "patch", "delete")),),
+        host_rights=(
+            Right(group=resource.group, resource=resource.plural, verbs=("get", "list", "watch", "create", "patch", "delete")),
+            Right(group="", resource="pods", verbs=("get", "list", "watch")),
+        ),
     )
 
 
