@@ -10,6 +10,7 @@ import structlog
 from syncer.errors import NETWORK_ERRORS, ApiError, FenceClosed
 from syncer.kube.types import Key, Ref, Side
 from syncer.runtime.workqueue import Priority
+from syncer.sync.ledger import State
 from syncer.sync.loop import Loop, Observer
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Engine:
     async def _watch_fence(self) -> None:
         """Ask both sides who they are, more often while something is held or wrong."""
         while True:
-            alert = self._fence.closed is not None or bool(self._guard.held())
+            alert = self._fence.closed is not None or bool(self._guard.holding())
             await asyncio.sleep(2.0 if alert else 10.0)
             try:
                 await self._fence.verify_host()
@@ -182,3 +183,14 @@ class Engine:
                 continue
             if self._fence.released_at is not None:
                 self._guard.release(self._fence.released_at)
+            self._look_again_at_held()
+
+    def _look_again_at_held(self) -> None:
+        """The fence is open: what the guard does not hold either may go on, and a burst that is over is over."""
+        held = self._guard.held()
+        for loop in self.loops:
+            name = loop.spec.name
+            if name not in held:
+                loop.add_held()
+            if name in self._guard.holding() and not loop.has(State.HELD, State.RETRYING):
+                self._guard.end(name)

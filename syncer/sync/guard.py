@@ -90,7 +90,7 @@ class Guard:
         await self._verify()
         found = await orphans()
         if found.count <= max(self._limit_count, self._limit_fraction * found.total):
-            self._end(resource)
+            self.end(resource)
             return None
         since = self._held_since.get(resource)
         if since is not None and self._released_at >= since:
@@ -106,11 +106,16 @@ class Guard:
         self._held_count[resource] = found.count
         return message
 
+    def holding(self) -> list[str]:
+        """Names of the resources of which a burst is held or, released, under way."""
+        return list(self._held_since)
+
     def held(self) -> dict[str, int]:
         """How many deletions are held now, by resource name."""
         return {name: count for name, count in self._held_count.items() if self._held_since[name] > self._released_at}
 
-    def _end(self, resource: str) -> None:
+    def end(self, resource: str) -> None:
+        """No deletion of that resource waits any longer: the next burst is one of its own, and needs a release of its own."""
         if self._held_since.pop(resource, None) is not None:
             self._held_count.pop(resource, None)
             log.info("deletions.hold_ended", resource=resource)

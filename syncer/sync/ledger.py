@@ -60,6 +60,10 @@ class Ledger:
         """The row of a pair, None when it is in sync."""
         return self._rows.get((resource, key))
 
+    def keys(self, resource: str, state: State) -> list[Key]:
+        """The pairs of a resource that stand there."""
+        return [key for (name, key), row in self._rows.items() if name == resource and row.state is state]
+
     def rows(self) -> Iterator[tuple[str, Key, Row]]:
         """Every row."""
         for (resource, key), row in self._rows.items():

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("syncer.sync")
 
-_LOOK_AGAIN_AT_HOLD = 5.0
-_LOOK_AGAIN_AT_FENCE = 5.0
+_LOOK_AGAIN = 60.0
+"""Seconds after which a pair that is held is decided again if nobody wakes it (`Loop.add_held`): there may be thousands."""
 _REFUSAL_QUIET_TRIES = 2
 """How often a refusal is retried before it becomes an event: admission plugins of a starting cluster refuse for moments."""
 _ORPHAN_COUNT_FRESH = 5.0
@@ -93,6 +93,15 @@ class Loop:
         for key in self._all_keys():
             self.queue.add(key, Priority.LOW)
 
+    def has(self, *states: State) -> bool:
+        """Whether a pair stands there."""
+        return any(self._ledger.keys(self.spec.name, state) for state in states)
+
+    def add_held(self) -> None:
+        """Have what is held decided again: a person, or time, has changed what holds it."""
+        for key in self._ledger.keys(self.spec.name, State.HELD):
+            self.queue.add(key, Priority.LOW)
+
     async def run(self) -> None:
         """Work once all caches of the loop have listed completely, until cancelled."""
         for place in self.places:
@@ -130,12 +139,12 @@ class Loop:
             self._refused(key, error)
             return "refused"
         except Held as error:
-            self._put(key, State.HELD, str(error), _LOOK_AGAIN_AT_HOLD)
-            self.queue.add_after(key, _LOOK_AGAIN_AT_HOLD)
+            self._put(key, State.HELD, str(error), _LOOK_AGAIN)
+            self.queue.add_after(key, _LOOK_AGAIN)
             return "held"
         except FenceClosed as error:
-            self._put(key, State.HELD, str(error), _LOOK_AGAIN_AT_FENCE)
-            self.queue.add_after(key, _LOOK_AGAIN_AT_FENCE)
+            self._put(key, State.HELD, str(error), _LOOK_AGAIN)
+            self.queue.add_after(key, _LOOK_AGAIN)
             return "fenced"
         except Throttled as error:
             delay = self.queue.retry(key, at_least=min(error.retry_after or 0.0, LONGEST_PAUSE))

@@ -212,12 +212,11 @@ class World:
 
     async def kill(self) -> None:
         """End the syncer as a crash does, whatever it was doing."""
-        if self.syncer is None:
-            return
-        syncer, self.syncer = self.syncer, None
-        for task in syncer.tasks:
+        tasks = self.syncer.tasks if self.syncer is not None else []
+        self.syncer = None
+        for task in tasks:
             task.cancel()
-        ended = await asyncio.gather(*syncer.tasks, return_exceptions=True)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
         await self._stack.aclose()
         for result in ended:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
