@@ -192,6 +192,9 @@ class Loop:
             except NotFound as error:
                 raise Stale(str(error)) from None
             store.apply(full)
+            if (now := store.record(ref.key)) is None or now.partial:
+                # A change overtook the answer. Deciding on bare metadata would take the object for an empty one.
+                raise Stale(f"{ref.side} {ref.resource} {ref.key} changed while it was fetched")
 
     def _wait(self, key: Key, waits: list[Wait]) -> None:
         now = self._clock()
