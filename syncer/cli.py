@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import sys
-from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -141,12 +140,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_flags(parser: argparse.ArgumentParser, flags: Mapping[str, Flag]) -> None:
-    defaults = {item.name: item.default for item in fields(settings.Settings)}
+    fields = settings.Settings.model_fields
     groups: dict[str, Any] = {}
     for name, flag in flags.items():
         if flag.group not in groups:
             groups[flag.group] = parser.add_argument_group(flag.group)
-        default = flag.default or flag.shown(defaults[name.replace("-", "_")])
+        default = flag.default or flag.shown(fields[name.replace("-", "_")].default)
         words = f"{flag.words} {f'(default: {default}) ' if default else ''}[{settings.variable(name)}]"
         switch: dict[str, Any] = {"nargs": "?", "const": "true"} if flag.metavar == "BOOL" else {}
         groups[flag.group].add_argument(f"--{name}", action="append", metavar=flag.metavar, help=words.replace("%", "%%"), **switch)

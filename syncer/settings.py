@@ -1,42 +1,38 @@
 """What `syncer start` can be told: one frozen model, from flags, `SYNCER_*` environment variables and defaults, in that order.
 
-A dataclass of its own rather than pydantic-settings, which would keep 13.6 MiB in a daemon of 60 (measured, besides
-0.2 s at every start) for a model that has hardly a field without a rule of Kubernetes' own.
-
-An empty value means the default, so that a chart may pass values it does not set.
+The model checks; this module collects the texts and says which flag or variable a mistake came from. An empty value means
+the default, so that a chart may pass values it does not set.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from syncer import classic
 from syncer.errors import ConfigError
 from syncer.values import (
     Address,
-    address,
-    boolean,
-    choice,
-    cidr,
-    count,
-    dns_label,
-    dns_subdomain,
-    duration,
-    fraction,
-    image_pair,
-    tcp_port,
-    truth,
+    BindAddress,
+    Count,
+    Duration,
+    Fraction,
+    Images,
+    Label,
+    LeaseDuration,
+    LogFormat,
+    LogLevel,
+    Names,
+    Port,
+    Ranges,
+    Subdomain,
+    Switch,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-LogFormat = Literal["auto", "json", "console"]
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 """Where a pod finds its own namespace."""
@@ -44,34 +40,22 @@ POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """How a field of Settings is given: its group, metavar and words in --help, and how its text is read.
+    """How a field of Settings is shown in --help: its group, metavar and words, and its default where that needs words too.
 
-    `parse` reads one value; `many`, where a flag takes several (repeated, or joined by commas), makes one of them all.
+    A flag that is given several times counts `many` times, or the last time.
     """
 
     group: str
     metavar: str
     words: str
-    parse: Callable[[str], Any]
-    many: type[tuple[Any, ...] | dict[Any, Any]] | None = None
     default: str = ""
-    """The default in words, where it is not that of the field."""
+    many: bool = False
 
     def shown(self, value: Any) -> str:
         """A value of the field as one would give it."""
         if isinstance(value, bool):
             return str(value).lower()
-        return f"{value:g}s" if self.parse is duration else str(value) if self.many is None else ""
-
-    def read(self, parts: Sequence[str]) -> Any:
-        """The field's value from every text given, none of them empty; ValueError in words when one is wrong."""
-        if self.many is None:
-            return self.parse(parts[-1])
-        return self.many([self.parse(text.strip()) for part in parts for text in part.split(",") if text.strip()])
-
-
-def _flag(group: str, metavar: str, words: str, parse: Callable[[str], Any], **more: Any) -> dict[str, Flag]:
-    return {"flag": Flag(group, metavar, words, parse, **more)}
+        return f"{value:g}s" if self.metavar == "DURATION" else "" if self.many else str(value)
 
 
 CLUSTER = "Which virtual cluster"
@@ -83,148 +67,116 @@ ELECTION = "Leader election"
 OPERATION = "Operation"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(BaseModel):
     """Everything that `syncer start` can be told. Each field is a flag of the same name and `SYNCER_` plus that name in capitals.
 
-    Durations are seconds. `service_name` and `dns_service` are never empty; `target_namespace` is not when it comes from `load`.
+    Texts are read as the flags take them. Durations are seconds.
     """
 
-    name: str = field(
-        default="vcluster", metadata=_flag(CLUSTER, "NAME", "name of the virtual cluster: part of host names, and a label value", dns_label)
-    )
-    target_namespace: str = field(
-        default="",
-        metadata=_flag(
-            CLUSTER, "NAMESPACE", "host namespace that everything is synced into", dns_label, default="$NAMESPACE, or that of the pod"
-        ),
-    )
-    service_name: str = field(
-        default="",
-        metadata=_flag(
-            CLUSTER, "SERVICE", "host Service in front of the virtual API server; pods reach their API there", dns_label, default="--name"
-        ),
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kube_config: str = field(
-        default="/data/server/cred/admin.kubeconfig", metadata=_flag(SERVERS, "FILE", "kubeconfig of the virtual API server", str)
-    )
-    host_kube_config: str = field(
-        default="",
-        metadata=_flag(
-            SERVERS, "FILE", "kubeconfig of the host API server, to run outside of it", str, default="the pod's service account"
-        ),
-    )
+    name: Annotated[Label, Flag(CLUSTER, "NAME", "name of the virtual cluster: part of host names, and a label value")] = "vcluster"
+    target_namespace: Annotated[
+        Label, Flag(CLUSTER, "NAMESPACE", "host namespace that everything is synced into", default="$NAMESPACE, or that of the pod")
+    ]
+    service_name: Annotated[
+        Label, Flag(CLUSTER, "SERVICE", "host Service in front of the virtual API server; pods reach their API there", default="--name")
+    ] = Field(default_factory=lambda given: given["name"])
 
-    sync: tuple[str, ...] = field(
-        default=(),
-        metadata=_flag(
+    kube_config: Annotated[str, Flag(SERVERS, "FILE", "kubeconfig of the virtual API server")] = "/data/server/cred/admin.kubeconfig"
+    host_kube_config: Annotated[
+        str,
+        Flag(SERVERS, "FILE", "kubeconfig of the host API server, to run outside of it", default="the pod's service account"),
+    ] = ""
+
+    sync: Annotated[
+        Names,
+        Flag(
             SYNC,
             "[-]RESOURCE,…",
             "switch syncing of a resource on, or off with a leading '-'; a wrong name is answered with the right ones",
-            str,
-            many=tuple,
+            many=True,
         ),
-    )
-    disable_sync_resources: tuple[str, ...] = field(
-        default=(), metadata=_flag(SYNC, "RESOURCE,…", "old form of --sync=-RESOURCE", str, many=tuple)
-    )
-    set_owner: bool = field(
-        default=True,
-        metadata=_flag(
-            SYNC, "BOOL", "make the ConfigMap vc-NAME-owner the owner of all host objects, so that they go when it is deleted", boolean
-        ),
-    )
-    service_account: str = field(
-        default="",
-        metadata=_flag(SYNC, "NAME", "host service account of synced pods", dns_subdomain, default="that of the host namespace"),
-    )
-    translate_image: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata=_flag(SYNC, "IMAGE=OTHER,…", "use another image where a container names exactly this one", image_pair, many=dict),
-    )
+    ] = ()
+    disable_sync_resources: Annotated[Names, Flag(SYNC, "RESOURCE,…", "old form of --sync=-RESOURCE", many=True)] = ()
+    set_owner: Annotated[
+        Switch,
+        Flag(SYNC, "BOOL", "make the ConfigMap vc-NAME-owner the owner of all host objects, so that they go when it is deleted"),
+    ] = True
+    service_account: Annotated[
+        Subdomain, Flag(SYNC, "NAME", "host service account of synced pods", default="that of the host namespace")
+    ] = ""
+    translate_image: Annotated[
+        Images, Flag(SYNC, "IMAGE=OTHER,…", "use another image where a container names exactly this one", many=True)
+    ] = Field(default_factory=dict)
 
-    cluster_domain: str = field(
-        default="cluster.local", metadata=_flag(NETWORK, "DOMAIN", "DNS domain of the virtual cluster", dns_subdomain)
+    cluster_domain: Annotated[Subdomain, Flag(NETWORK, "DOMAIN", "DNS domain of the virtual cluster")] = "cluster.local"
+    dns_service: Annotated[Label, Flag(NETWORK, "SERVICE", "host Service of the virtual cluster's CoreDNS", default="NAME-dns")] = Field(
+        default_factory=lambda given: f"{given['name']}-dns", validate_default=True
     )
-    dns_service: str = field(
-        default="", metadata=_flag(NETWORK, "SERVICE", "host Service of the virtual cluster's CoreDNS", dns_label, default="NAME-dns")
-    )
-    service_cidr: tuple[str, ...] = field(
-        default=(),
-        metadata=_flag(
+    service_cidr: Annotated[
+        Ranges,
+        Flag(
             NETWORK,
             "CIDR,…",
             "range of the host's Service addresses, at most one of each IP family (a wider one will do). From Kubernetes 1.33 on, the "
             "virtual API server is told by a ServiceCIDR object to accept it; an older one must have been started with the same range",
-            cidr,
-            many=tuple,
             default="covers whatever the host hands out",
+            many=True,
         ),
-    )
-    webhook_port: int = field(
-        default=8444,
-        metadata=_flag(
-            NETWORK,
-            "PORT",
-            "loopback port where the virtual API server asks for the addresses of new Services; 0 picks a free one",
-            tcp_port,
-        ),
-    )
+    ] = ()
+    webhook_port: Annotated[
+        Port,
+        Flag(NETWORK, "PORT", "loopback port where the virtual API server asks for the addresses of new Services; 0 picks a free one"),
+    ] = 8444
 
-    deletion_hold_count: int = field(
-        default=25,
-        metadata=_flag(
+    deletion_hold_count: Annotated[
+        Count,
+        Flag(
             SAFETY,
             "COUNT",
             "hold deletions that nobody was seen asking for when they are more than this many, and more than --deletion-hold-fraction",
-            count,
         ),
-    )
-    deletion_hold_fraction: float = field(
-        default=0.25, metadata=_flag(SAFETY, "FRACTION", "part of the managed objects, from 0 to 1; see --deletion-hold-count", fraction)
-    )
-    scan_interval: float = field(
-        default=600.0, metadata=_flag(SAFETY, "DURATION", "how often every pair is compared again, whether it changed or not", duration)
-    )
+    ] = 25
+    deletion_hold_fraction: Annotated[
+        Fraction, Flag(SAFETY, "FRACTION", "part of the managed objects, from 0 to 1; see --deletion-hold-count")
+    ] = 0.25
+    scan_interval: Annotated[
+        Duration,
+        Flag(SAFETY, "DURATION", "how often every pair is compared again, whether it changed or not"),
+    ] = 600.0
 
-    leader_elect: bool = field(
-        default=False, metadata=_flag(ELECTION, "BOOL", "elect one of several replicas to do the work; needed with more than one", boolean)
+    leader_elect: Annotated[
+        Switch,
+        Flag(ELECTION, "BOOL", "elect one of several replicas to do the work; needed with more than one"),
+    ] = False
+    lease_duration: Annotated[LeaseDuration, Flag(ELECTION, "DURATION", "how long others wait for a silent leader, in whole seconds")] = (
+        60.0
     )
-    lease_duration: float = field(
-        default=60.0, metadata=_flag(ELECTION, "DURATION", "how long others wait for a silent leader, in whole seconds", duration)
-    )
-    renew_deadline: float = field(
-        default=40.0,
-        metadata=_flag(ELECTION, "DURATION", "how long the leader goes on without renewing; shorter than the lease", duration),
-    )
-    retry_period: float = field(default=15.0, metadata=_flag(ELECTION, "DURATION", "how often the lease is renewed or tried for", duration))
+    renew_deadline: Annotated[
+        Duration, Flag(ELECTION, "DURATION", "how long the leader goes on without renewing; shorter than the lease")
+    ] = 40.0
+    retry_period: Annotated[Duration, Flag(ELECTION, "DURATION", "how often the lease is renewed or tried for")] = 15.0
 
-    health_bind_address: Address = field(
-        default=Address("0.0.0.0", 8081),  # noqa: S104  probes and scrapes come from outside of the pod
-        metadata=_flag(OPERATION, "HOST:PORT", "address of /healthz, /readyz and /metrics; port 0 picks a free one", address),
-    )
-    log_format: LogFormat = field(
-        default="auto",
-        metadata=_flag(OPERATION, "FORMAT", "json, console, or auto: console in a terminal", choice("auto", "json", "console")),
-    )
-    log_level: LogLevel = field(
-        default="info",
-        metadata=_flag(
-            OPERATION,
-            "LEVEL",
-            "debug, info, warning or error",
-            choice("debug", "info", "warning", "error"),
-            default="info, or debug when $DEBUG is true",
-        ),
-    )
-    shutdown_timeout: float = field(
-        default=4.0, metadata=_flag(OPERATION, "DURATION", "how long writes in flight may take to finish at a stop", duration)
-    )
+    health_bind_address: Annotated[
+        BindAddress, Flag(OPERATION, "HOST:PORT", "address of /healthz, /readyz and /metrics; port 0 picks a free one")
+    ] = Address("0.0.0.0", 8081)  # noqa: S104  probes and scrapes come from outside of the pod
+    log_format: Annotated[LogFormat, Flag(OPERATION, "FORMAT", "json, console, or auto: console in a terminal")] = "auto"
+    log_level: Annotated[
+        LogLevel, Flag(OPERATION, "LEVEL", "debug, info, warning or error", default="info, or debug when $DEBUG is true")
+    ] = "info"
+    shutdown_timeout: Annotated[Duration, Flag(OPERATION, "DURATION", "how long writes in flight may take to finish at a stop")] = 4.0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "service_name", self.service_name or self.name)
-        object.__setattr__(self, "dns_service", self.dns_service or f"{self.name}-dns")
+    @model_validator(mode="after")
+    def _check_election(self) -> Self:
+        found = []
+        if self.renew_deadline >= self.lease_duration:
+            found.append("--renew-deadline: must be shorter than --lease-duration, or a silent leader would outlive its lease")
+        if self.renew_deadline <= 1.2 * self.retry_period:
+            found.append("--renew-deadline: must be longer than 1.2 times --retry-period, so that there is time for a second try")
+        if found:
+            raise ValueError("\n".join(found))
+        return self
 
     def enabled(self, known: Mapping[str, bool]) -> frozenset[str]:
         """The resources to sync, of those `known` with whether each is on by default. Raises ConfigError for an unknown one."""
@@ -244,7 +196,10 @@ class Settings:
 
 def flags() -> dict[str, Flag]:
     """The flags of Settings by name, as in `lease-duration`."""
-    return {item.name.replace("_", "-"): item.metadata["flag"] for item in fields(Settings)}
+    return {
+        name.replace("_", "-"): next(item for item in field.metadata if isinstance(item, Flag))
+        for name, field in Settings.model_fields.items()
+    }
 
 
 def variable(name: str) -> str:
@@ -259,26 +214,44 @@ def load(
 
     Raises ConfigError with a line for everything that is wrong.
     """
-    texts = _texts(given, environ)
+    texts = _texts(given, environ, pod_namespace)
     problems, warnings = classic.judge(texts, environ)
-    values: dict[str, Any] = {}
-    for name, flag in flags().items():
-        if name in texts:
-            source, parts = texts[name]
-            try:
-                values[name.replace("-", "_")] = flag.read(parts)
-            except ValueError as error:
-                problems.append(f"{source}: {error}")
-    if truth(environ.get("DEBUG", "")):
+    values = {
+        name.replace("-", "_"): ",".join(texts[name].parts) if flag.many else texts[name].parts[-1]
+        for name, flag in flags().items()
+        if name in texts
+    }
+    if environ.get("DEBUG", "").lower() in ("1", "t", "true"):
         values.setdefault("log_level", "debug")
-    values.setdefault("target_namespace", _own_namespace(environ, pod_namespace))
-    settings = Settings(**values)
-    if problems := problems or _contradictions(settings):
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join([*problems, *_lines(error, texts)])) from None
+    if problems:
         raise ConfigError("\n".join(problems))
     return settings, warnings
 
 
-def _texts(given: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> dict[str, classic.Given]:
+def _lines(error: ValidationError, texts: Mapping[str, classic.Given]) -> list[str]:
+    """What is wrong, a line each, beginning with the flag or variable that said so."""
+    lines = []
+    for mistake in error.errors(include_url=False):
+        match mistake:
+            case {"type": "default_factory_not_called"}:
+                continue  # what it would be made of is wrong, and has its line
+            case {"type": "missing"}:
+                words = "not running in a pod, so say which host namespace to sync into"
+            case {"type": "value_error", "ctx": {"error": reason}}:
+                words = str(reason)
+            case _:
+                words = mistake["msg"]
+        name = str(mistake["loc"][0]).replace("_", "-") if mistake["loc"] else ""
+        source = texts[name].source if name in texts else f"--{name}"
+        lines += [f"{source}: {words}"] if name else words.splitlines()
+    return lines
+
+
+def _texts(given: Mapping[str, Sequence[str]], environ: Mapping[str, str], pod_namespace: Path) -> dict[str, classic.Given]:
     """What each flag was given, by name, aliases resolved where nothing contradicts them."""
     texts: dict[str, classic.Given] = {}
     for name in (*flags(), *classic.FLAGS):
@@ -288,6 +261,8 @@ def _texts(given: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> di
             texts[name] = classic.Given(variable(name), [text])
     if "suffix" in texts:
         texts.setdefault("name", texts["suffix"])
+    if own := _own_namespace(environ, pod_namespace):
+        texts.setdefault("target-namespace", own)
     return texts
 
 
@@ -303,28 +278,10 @@ def _is_service_link(name: str, text: str) -> bool:
     return name.endswith("port") and "://" in text
 
 
-def _own_namespace(environ: Mapping[str, str], pod_namespace: Path) -> str:
+def _own_namespace(environ: Mapping[str, str], pod_namespace: Path) -> classic.Given | None:
     if own := environ.get("NAMESPACE", ""):
-        return own
+        return classic.Given("NAMESPACE", [own])
     try:
-        return pod_namespace.read_text().strip()
+        return classic.Given(str(pod_namespace), [pod_namespace.read_text().strip()])
     except OSError:
-        return ""
-
-
-def _contradictions(settings: Settings) -> list[str]:
-    found = []
-    if not settings.target_namespace:
-        found.append("--target-namespace: not running in a pod, so say which host namespace to sync into")
-    if len(settings.dns_service) > 63:
-        found.append(f"--dns-service: {settings.dns_service!r} is longer than 63 characters; name the host Service of CoreDNS")
-    if settings.lease_duration != int(settings.lease_duration):
-        found.append("--lease-duration: a Lease knows whole seconds only")
-    if settings.renew_deadline >= settings.lease_duration:
-        found.append("--renew-deadline: must be shorter than --lease-duration, or a silent leader would outlive its lease")
-    if settings.renew_deadline <= 1.2 * settings.retry_period:
-        found.append("--renew-deadline: must be longer than 1.2 times --retry-period, so that there is time for a second try")
-    families = [ipaddress.ip_network(text).version for text in settings.service_cidr]
-    if len(set(families)) != len(families):
-        found.append("--service-cidr: takes one range of each IP family; give one that covers all of the host's")
-    return found
+        return None

@@ -1,28 +1,38 @@
-"""How the text of a flag becomes a value. Every function raises ValueError with words for a person."""
+"""The types of settings: what values they have, and how the text of a flag becomes one.
+
+A text that cannot is answered with words for a person, which tell what to write.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _PIECE = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 
-class Address(NamedTuple):
-    """Where a server listens; host "" is every interface, port 0 a free one."""
+def _text(parse: Callable[[str], Any]) -> BeforeValidator:
+    """Reads a text; what is none is left to the type."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
-    host: str
-    port: int
 
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+def _else(words: str) -> WrapValidator:
+    """Answers whatever the type refuses with the value and these words."""
+
+    def validate(value: Any, accept: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return accept(value)
+        except ValidationError:
+            raise ValueError(f"{str(value)!r} {words}") from None
+
+    return WrapValidator(validate)
 
 
 def duration(text: str) -> float:
@@ -38,36 +48,13 @@ def duration(text: str) -> float:
     return seconds
 
 
-def truth(text: str) -> bool | None:
-    """A boolean as Go's flags take it (1, t, true, 0, f, false, in any case), None when it is none."""
-    return {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}.get(text.lower())
+def _whole(seconds: float) -> float:
+    if seconds != int(seconds):
+        raise ValueError("a Lease knows whole seconds only")
+    return seconds
 
 
-def boolean(text: str) -> bool:
-    """As `truth`, but anything else is an error."""
-    if (value := truth(text)) is None:
-        raise ValueError(f"{text!r} is neither true nor false")
-    return value
-
-
-def dns_label(text: str) -> str:
-    """A name of RFC 1123 that Kubernetes takes for namespaces, services and label values."""
-    if len(text) > 63 or not _LABEL.fullmatch(text):
-        raise ValueError(
-            f"{text!r} is not a name: use at most 63 lower case letters, digits and '-', and begin and end with one of the former"
-        )
-    return text
-
-
-def dns_subdomain(text: str) -> str:
-    """DNS labels joined by dots, at most 253 characters."""
-    if len(text) > 253 or not all(_LABEL.fullmatch(part) for part in text.split(".")):
-        raise ValueError(f"{text!r} is not a DNS name: use lower case letters, digits, '-' and '.', at most 253 characters")
-    return text
-
-
-def address(text: str) -> Address:
-    """`host:port`, `[v6]:port` or `:port`; the host has to be an IP address."""
+def _address(text: str) -> tuple[str, str]:
     host, colon, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon:
@@ -77,52 +64,75 @@ def address(text: str) -> Address:
             ipaddress.ip_address(host)
         except ValueError:
             raise ValueError(f"{host!r} is not an IP address; write for example 127.0.0.1:{port}") from None
-    return Address(host, tcp_port(port))
+    return host, port
 
 
-def tcp_port(text: str) -> int:
-    """A port number; 0 picks a free one."""
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise ValueError(f"{text!r} is not a port; write a number from 0 (pick a free one) to 65535")
-    return int(text)
-
-
-def cidr(text: str) -> str:
-    """An IP range in its canonical form."""
+def _cidr(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text))
     except ValueError as error:
         raise ValueError(f"{text!r} is not an IP range ({error}); write for example 10.96.0.0/12") from None
 
 
-def image_pair(text: str) -> tuple[str, str]:
-    """`image=other` as (image, other)."""
-    image, equals, other = text.partition("=")
-    if not (image and equals and other):
-        raise ValueError(f"{text!r} is not of the form image=other")
-    return image, other
+def _one_of_each_family(cidrs: tuple[str, ...]) -> tuple[str, ...]:
+    families = [ipaddress.ip_network(text).version for text in cidrs]
+    if len(set(families)) != len(families):
+        raise ValueError("takes one range of each IP family; give one that covers all of the host's")
+    return cidrs
 
 
-def count(text: str) -> int:
-    """A whole number, not negative."""
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(f"{text!r} is not a whole number from 0 up")
-    return int(text)
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
-def fraction(text: str) -> float:
-    """A number from 0 to 1."""
-    if not re.fullmatch(_NUMBER, text) or float(text) > 1:
-        raise ValueError(f"{text!r} is not a number from 0 to 1")
-    return float(text)
+def _images(text: str) -> dict[str, str]:
+    pairs = {}
+    for item in _items(text):
+        image, _, other = item.partition("=")
+        if not (image and other):
+            raise ValueError(f"{item!r} is not of the form image=other")
+        pairs[image] = other
+    return pairs
 
 
-def choice(*values: str) -> Callable[[str], str]:
-    """A parser of one of these words, in any case."""
+Switch = Annotated[bool, _else("is neither true nor false")]
+Label = Annotated[
+    str,
+    StringConstraints(pattern=f"^{_LABEL}$", max_length=63),
+    _else("is not a name: use at most 63 lower case letters, digits and '-', and begin and end with one of the former"),
+]
+"""A name of RFC 1123 that Kubernetes takes for namespaces, services and label values."""
+Subdomain = Annotated[
+    str,
+    StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253),
+    _else("is not a DNS name: use lower case letters, digits, '-' and '.', at most 253 characters"),
+]
+"""Labels joined by dots."""
+Count = Annotated[int, Field(ge=0), _else("is not a whole number from 0 up")]
+Fraction = Annotated[float, Field(ge=0, le=1), _else("is not a number from 0 to 1")]
+Port = Annotated[int, Field(ge=0, le=65535), _else("is not a port; write a number from 0 (pick a free one) to 65535")]
+"""A TCP port, 0 picks a free one."""
+Duration = Annotated[float, Field(gt=0), _text(duration)]
+"""Seconds."""
+LeaseDuration = Annotated[Duration, AfterValidator(_whole)]
+LogFormat = Annotated[Literal["auto", "json", "console"], _text(str.lower), _else("is none of auto, json, console")]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], _text(str.lower), _else("is none of debug, info, warning, error")]
+Names = Annotated[tuple[str, ...], _text(_items)]
+Ranges = Annotated[tuple[Annotated[str, _text(_cidr)], ...], AfterValidator(_one_of_each_family), _text(_items)]
+"""IP ranges in their canonical form, at most one of each family."""
+Images = Annotated[Mapping[str, str], _text(_images)]
+"""By the image to replace, the one to use."""
 
-    def parse(text: str) -> str:
-        if text.lower() not in values:
-            raise ValueError(f"{text!r} is none of {', '.join(values)}")
-        return text.lower()
 
-    return parse
+class Address(NamedTuple):
+    """Where a server listens; host "" is every interface, port 0 a free one."""
+
+    host: str
+    port: Port
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+BindAddress = Annotated[Address, _text(_address)]
+"""`host:port`, `[v6]:port` or `:port`; the host has to be an IP address."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from syncer import classic, values
 from syncer.errors import ConfigError
@@ -126,6 +127,15 @@ def test_names_that_kubernetes_would_refuse(text: str) -> None:
     assert line.startswith(f"--name: {text!r} is not a name")
 
 
+def test_a_list_has_a_line_for_each_wrong_item() -> None:
+    lines = problems("--service-cidr=x,10.96.0.0/12,y")
+    assert [line.partition(" is ")[0] for line in lines] == ["--service-cidr: 'x'", "--service-cidr: 'y'"]
+
+
+def test_a_wrong_name_is_one_line_though_others_are_made_of_it() -> None:
+    assert len(problems("--name=Blue")) == 1
+
+
 def test_host_bits_in_a_range_are_told() -> None:
     (line,) = problems("--service-cidr=10.96.0.1/12")
     assert line.startswith("--service-cidr: '10.96.0.1/12' is not an IP range (10.96.0.1/12 has host bits set)")
@@ -146,6 +156,10 @@ class TestTargetNamespace:
     def test_is_told_to_be_missing_outside_of_a_pod(self) -> None:
         (line,) = problems(environ={})
         assert line == "--target-namespace: not running in a pod, so say which host namespace to sync into"
+
+    def test_that_is_none_is_told_with_the_variable_it_comes_from(self) -> None:
+        (line,) = problems(environ={"NAMESPACE": "Team A"})
+        assert line.startswith("NAMESPACE: 'Team A' is not a name")
 
     def test_comes_from_the_pods_file(self, tmp_path: Path) -> None:
         file = tmp_path / "namespace"
@@ -332,15 +346,32 @@ def test_durations_add_up_as_in_go(parts: list[tuple[int, tuple[str, float]]]) -
 
 
 @given(st.text(max_size=12))
-def test_parsers_raise_nothing_but_value_error(text: str) -> None:
-    parsers = [flag.parse for flag in flags().values()]
-    for parse in parsers:
+def test_any_text_is_a_value_or_one_line_for_a_person(text: str) -> None:
+    for name in flags():
         try:
-            parse(text)
-        except ValueError as error:
-            assert str(error)  # noqa: PT017  either a value or words; anything else is the failure
+            load({name: [text]}, AT_HOME, pod_namespace=NOWHERE)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                assert line.startswith("--"), line
+                assert "Input should" not in line
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"retry_period": -1.0},
+        {"webhook_port": 65536},
+        {"deletion_hold_fraction": 2},
+        {"log_level": "loud"},
+        {"service_name": "A"},
+        {"nane": "a"},
+    ],
+)
+def test_the_model_itself_refuses_what_cannot_be(field: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=f"1 validation error for Settings\n{next(iter(field))}"):
+        Settings.model_validate({"target_namespace": "team-a", **field})
 
 
 def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValidationError, match="frozen"):
         settings().name = "other"  # type: ignore[misc]  # that is the point
