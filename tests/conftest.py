@@ -6,14 +6,30 @@ time. So whatever remembers loop times (clients, limiters, backoffs) is made in 
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import structlog
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
 from structlog.typing import EventDict
 
 from tests.fakes.apiserver import FakeApiServer
+
+# A busy machine is no failure; and what CI finds, anyone can find again.
+settings.register_profile("unhurried", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_current_loop() -> None:
+    """Until a test runs a loop there is none.
+
+    looptime asks for the current loop around tests that are not async too; the first time that makes one, which nobody closes.
+    """
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(scope="session", autouse=True)

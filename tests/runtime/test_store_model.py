@@ -243,4 +243,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestStoreModel = Machine.TestCase
-TestStoreModel.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestStoreModel.settings = settings(max_examples=150, stateful_step_count=50)

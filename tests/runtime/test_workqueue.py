@@ -353,7 +353,7 @@ class Crew:
 
 
 @given(steps=STEPS, general=st.integers(1, 3), reserved=st.integers(0, 2))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_never_two_holders_nothing_lost_nothing_double_nobody_idle(steps: list[tuple[Any, ...]], general: int, reserved: int) -> None:
     async def main() -> None:
         crew = Crew(general, reserved)
@@ -368,7 +368,7 @@ def test_never_two_holders_nothing_lost_nothing_double_nobody_idle(steps: list[t
     adds=st.lists(st.tuples(st.sampled_from(Priority), st.integers(0, 3), st.integers(0, 3)), max_size=200),
     reserved=st.lists(st.booleans(), min_size=1, max_size=10),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_no_lane_and_no_group_starves(adds: list[tuple[Priority, int, int]], reserved: list[bool]) -> None:
     """`adds`: keys in lanes and groups, with how many takes after each; every so many takes are by a reserved worker."""
 

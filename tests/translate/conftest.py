@@ -5,14 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from syncer.kube.types import Obj
 from syncer.naming import Names
 from syncer.translate.podspec import host_pod_spec
-
-settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
-settings.load_profile("unhurried")
 
 
 @dataclass(frozen=True, kw_only=True)
