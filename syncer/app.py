@@ -21,7 +21,7 @@ import structlog
 from syncer.errors import NETWORK_ERRORS, AlreadyExists, ApiError, FenceClosed, NotFound
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
-from syncer.kube.types import MUTATING_WEBHOOKS, SERVICE_CIDRS, SERVICES, Key, Side, key_of
+from syncer.kube.types import CONFIGMAPS, MUTATING_WEBHOOKS, SECRETS, SERVICE_CIDRS, SERVICES, Key, Side, key_of
 from syncer.metrics import Measure, Metrics, Reading
 from syncer.naming import Names
 from syncer.proxy.admission import AdmissionServer, service_cidr
@@ -270,6 +270,7 @@ class App:
             service_account=settings.service_account,
             virtual_version=self._versions[Side.VIRTUAL],
             translate_images=settings.translate_image,
+            copied=frozenset(spec.kind for spec in self._specs if spec.kind in (CONFIGMAPS, SECRETS)),
             owner=fence.owner_reference() if settings.set_owner else None,
         )
         caches = Caches(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from syncer.kube.types import Key, Obj, Resource, Side, key_of
+from syncer.kube.types import CONFIGMAPS, SECRETS, Key, Obj, Resource, Side, key_of
 from syncer.naming import Names
 
 IndexFunction = Callable[[Obj], Iterable[str]]
@@ -29,6 +29,8 @@ class Policy:
     virtual_version: str = ""
     """Version that the virtual API server tells; made-up nodes report it as their kubelet's. No flag: asked at start."""
     translate_images: Mapping[str, str] = field(default_factory=dict)
+    copied: frozenset[Resource] = frozenset({CONFIGMAPS, SECRETS})
+    """Those of the types that pods refer to which are synced (--sync), so that pods wait for the copies."""
     owner: Obj | None = None
     """ownerReference put on every namespaced host object; None with --set-owner=false."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 from syncer.kube.types import CONFIGMAPS, NAMESPACES, NODES, PODS, SECRETS, SERVICES, Key, Obj, Side
 from syncer.naming import ANNOTATION_UID
 from syncer.resources import pods
-from syncer.resources.pods.creation import COPIES_SECONDS
 from syncer.resources.pods.decision import STUCK_SECONDS
 from syncer.sync.intents import Bind, Create, Delete, Patch, Refuse
 from syncer.translate.merge import apply
@@ -38,7 +38,7 @@ def created_host(virtual: Obj) -> Obj:
     """The host pod that a virtual one gets, as stored just after creation."""
     world = ready_world(pods.SPEC)
     world.put(Side.VIRTUAL, PODS, pod({"metadata": virtual["metadata"], "spec": {**virtual["spec"], "nodeName": None}}))
-    world.settle(pods.SPEC, WEB, waited=COPIES_SECONDS)
+    world.settle(pods.SPEC, WEB)
     host = world.get(Side.HOST, PODS, HOST_WEB)
     assert host is not None
     return host
@@ -262,8 +262,8 @@ class TestCreation:
     def world(self, changes: Obj | None = None) -> World:
         return state(changes or {}, None)
 
-    def created(self, world: World, waited: float = 0.0) -> Obj:
-        (create,) = world.decide(pods.SPEC, WEB, waited)
+    def created(self, world: World) -> Obj:
+        (create,) = world.decide(pods.SPEC, WEB)
         assert isinstance(create, Create)
         return create.obj
 
@@ -322,11 +322,24 @@ class TestCreation:
         world.put(Side.HOST, SECRETS, {"metadata": host_marks("Secret", "pull")})
         self.created(world)
 
-    def test_does_not_wait_for_copies_for_ever(self) -> None:
+    def test_says_so_when_it_waits_long_for_copies(self) -> None:
         world = self.world(self.MOUNTING)
         world.put(Side.VIRTUAL, SECRETS, named("pull"))
-        assert told(world.decide(pods.SPEC, WEB, waited=4.9))[0].startswith("wait")
-        self.created(world, waited=5.0)
+        (wait,) = told(world.decide(pods.SPEC, WEB, waited=4.9))
+        assert wait.endswith("at most 5")
+        assert told(world.decide(pods.SPEC, WEB, waited=5.0)) == ["warn NotCopied", "wait host secrets hostns/pull-x-default-x-vc"]
+
+    def test_a_stranger_with_the_copys_name_is_not_the_copy(self) -> None:
+        world = self.world(self.MOUNTING)
+        world.put(Side.VIRTUAL, SECRETS, named("pull"))
+        world.put(Side.HOST, SECRETS, {"metadata": {**host_marks("Secret", "pull"), "annotations": {}}})
+        assert told(world.decide(pods.SPEC, WEB, waited=5.0))[0] == "warn NotCopied"
+
+    def test_does_not_wait_for_copies_that_are_not_synced(self) -> None:
+        world = self.world(self.MOUNTING)
+        world.policy = replace(world.policy, copied=frozenset({CONFIGMAPS}))
+        world.put(Side.VIRTUAL, SECRETS, named("pull"))
+        self.created(world)
 
     def test_services_of_the_namespace_become_variables(self) -> None:
         world = self.world()

@@ -2,7 +2,8 @@
 
 The states of a pair, and what follows:
 
-- virtual only, never seen on the host: created there once the API server's and DNS's addresses are known (see `creation`).
+- virtual only, never seen on the host: created there once the API server's and DNS's addresses are known, and the ConfigMaps and
+  Secrets that it refers to are copied (see `creation`).
 - virtual only, but it had a host pod (it has a start time, or we bound it): that one vanished, and a pod is never started a second
   time. It is deleted, and its controller makes another, unless it had finished: then it is left alone, exit codes, owner
   and all, as a finished pod of any cluster whose node is gone; who made it cleans it up. A pod with finalizers (a Job's) is

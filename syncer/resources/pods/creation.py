@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from syncer.kube.types import CONFIGMAPS, NAMESPACES, PODS, SECRETS, SERVICES, Key, Obj, Ref, Resource, Side, is_deleting, key_of, labels_of
-from syncer.sync.intents import Create, Intent, Pair, Wait
+from syncer.sync.intents import Create, Intent, Pair, Wait, Warn
 from syncer.sync.view import View
 from syncer.translate.metadata import host_metadata, virtual_key
 from syncer.translate.owners import owner_annotations
@@ -16,7 +16,7 @@ from syncer.translate.references import Kind, references
 from syncer.translate.token_secret import token_secret_key
 
 COPIES_SECONDS = 5.0
-"""How long a pod waits for the host copies of what it mounts. Any longer, and the kubelet's own retries serve it better."""
+"""After so long a wait for host copies of what a pod refers to, the pod gets an event that says so."""
 
 _KUBE_DNS = Key("kube-system", "kube-dns")
 _RESOURCES = {Kind.CONFIGMAP: CONFIGMAPS, Kind.SECRET: SECRETS}
@@ -31,11 +31,8 @@ def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
         return [Wait(on=(ref,), reason=f"the host Service {ref.key.name} in front of the virtual API server has no address yet")]
     if dns_address is None and uses_cluster_dns(virtual):
         return [Wait(on=tuple(_dns_services(view)), reason="the cluster's DNS Service has no address yet")]
-    missing = _missing_copies(virtual, view) if pair.waited < COPIES_SECONDS else []
-    if missing:
-        what = ", ".join(f"{resource.kind} {name}" for resource, name in missing)
-        on = tuple(Ref(Side.HOST, resource, view.names.host_key(Key(pair.key.namespace, name))) for resource, name in missing)
-        return [Wait(on=on, reason=f"not copied to the host yet: {what}", at_most=COPIES_SECONDS)]
+    if missing := _missing_copies(virtual, view):
+        return _until_copied(pair, missing, view)
     spec = host_pod_spec(
         view.names,
         view.policy,
@@ -91,6 +88,15 @@ def _dns_services(view: View) -> list[Ref]:
     ]
 
 
+def _until_copied(pair: Pair, missing: list[tuple[Resource, str]], view: View) -> list[Intent]:
+    """Waits however long it takes: what has the copy's name on the host meanwhile may be a stranger's, and the pod would read it."""
+    reason = "not copied to the host yet: " + ", ".join(f"{resource.kind} {name}" for resource, name in missing)
+    on = tuple(Ref(Side.HOST, resource, view.names.host_key(Key(pair.key.namespace, name))) for resource, name in missing)
+    if pair.waited < COPIES_SECONDS:
+        return [Wait(on=on, reason=reason, at_most=COPIES_SECONDS)]
+    return [Warn(Ref(Side.VIRTUAL, PODS, pair.key), "NotCopied", reason), Wait(on=on, reason=reason)]
+
+
 def _missing_copies(virtual: Obj, view: View) -> list[tuple[Resource, str]]:
     """What the pod refers to that exists, but not on the host yet. What does not exist the kubelet waits for, or does without."""
     found = references(virtual)
@@ -98,6 +104,7 @@ def _missing_copies(virtual: Obj, view: View) -> list[tuple[Resource, str]]:
     return [
         (resource, name)
         for resource, names in ((CONFIGMAPS, found.configmaps), (SECRETS, found.secrets))
+        if resource in view.policy.copied
         for name in sorted(names)
         if view.get(Side.VIRTUAL, resource, Key(namespace, name)) is not None and not _is_copied(resource, Key(namespace, name), view)
     ]
