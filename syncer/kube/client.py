@@ -76,14 +76,17 @@ class Client:
         self._requests: aiohttp.ClientSession | None = None
         self._watches: aiohttp.ClientSession | None = None
         self._open: set[WatchResponse] = set()
+        self._left = asyncio.Event()
 
     async def __aenter__(self) -> Self:
+        self._left.clear()
         self._requests, self._watches = _session(), _session()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         requests, watches = self._requests, self._watches
         self._requests = self._watches = None
+        self._left.set()
         for response in list(self._open):
             response.cut()
         for session in (watches, requests):
@@ -94,6 +97,14 @@ class Client:
     def closed(self) -> bool:
         """Whether the client has been left (or not entered yet); every call then fails with a network error."""
         return self._requests is None
+
+    async def closes_within(self, seconds: float) -> bool:
+        """Wait for so long, or until the client is closed; whether it was."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._left.wait()
+        except TimeoutError:
+            return False
 
     async def get(
         self, resource: Resource, key: Key, *, subresource: str = "", params: Mapping[str, str] | None = None, metadata_only: bool = False

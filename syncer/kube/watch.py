@@ -183,7 +183,7 @@ class Watcher:
                 self.restarts += 1
                 yield Failed(failure)
                 asked = failure.retry_after if isinstance(failure, ApiError) else None
-                await asyncio.sleep(max(self._backoff.next(), min(asked or 0.0, LONGEST_PAUSE)))
+                await self._client.closes_within(max(self._backoff.next(), min(asked or 0.0, LONGEST_PAUSE)))
 
     def _alive(self) -> bool:
         return not self._client.closed
@@ -273,7 +273,7 @@ class Watcher:
         self.state = State.LISTED
         self._doubtful = _now() - began < limit - RECONNECT_SECONDS
         if not changes:
-            await asyncio.sleep(max(0.0, began + RECONNECT_SECONDS - _now()))
+            await self._client.closes_within(began + RECONNECT_SECONDS - _now())
 
     async def _line(self, response: WatchResponse) -> bytes:
         if self.state is not State.LISTING:

@@ -582,15 +582,23 @@ class TestManners:
         counting.cancel()
         assert max(at.count(turn) for turn in set(at)) <= 101
 
-    async def test_closing_the_client_ends_the_stream_at_once(self, api: FakeApiServer) -> None:
+    @pytest.mark.parametrize("trouble", ["none", "silence", "refusal", "no server"])
+    async def test_closing_the_client_ends_the_stream_at_once(self, api: FakeApiServer, trouble: str) -> None:
+        """Also amid a pause of half a minute, or while waiting for an answer."""
         async with Client(Cluster(api.url), Side.HOST) as client:
             made = Mirror(Watcher(client, CONFIGMAPS))
+            if trouble == "silence":
+                api.pause()
+            elif trouble == "refusal":
+                api.fault(lambda _: True, status=403)
+            elif trouble == "no server":
+                await api.stop()
             task = asyncio.create_task(made.run())
-            await asyncio.sleep(1)
+            await asyncio.sleep(1 if trouble in ("none", "silence") else 200)
         began = asyncio.get_running_loop().time()
         await task
         assert asyncio.get_running_loop().time() == began
-        assert made.failures == []
+        assert bool(made.failures) == (trouble in ("refusal", "no server"))
 
     async def test_cancelling_the_consumer_ends_the_watch_at_the_server(self, api: FakeApiServer, client: Client) -> None:
         async with mirror(client):
