@@ -59,12 +59,14 @@ def _address(text: str) -> tuple[str, str]:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon:
         raise ValueError(f"{text!r} is not an address; write host:port, for example 0.0.0.0:8081")
-    if host:
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise ValueError(f"{host!r} is not an IP address; write for example 127.0.0.1:{port}") from None
     return host, port
+
+
+def _ip(text: str) -> str:
+    try:
+        return text and str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address; write for example 127.0.0.1") from None
 
 
 def _cidr(text: str) -> str:
@@ -127,7 +129,7 @@ Images = Annotated[Mapping[str, str], _text(_images)]
 class Address(NamedTuple):
     """Where a server listens; host "" is every interface, port 0 a free one."""
 
-    host: str
+    host: Annotated[str, AfterValidator(_ip)]
     port: Port
 
     def __str__(self) -> str:

@@ -105,7 +105,7 @@ def test_a_flag_overrides_the_environment_which_overrides_the_default() -> None:
         ("--retry-period=35s", "--renew-deadline: must be longer than 1.2 times --retry-period, so that there is time for a second try"),
         ("--set-owner=perhaps", "--set-owner: 'perhaps' is neither true nor false"),
         ("--health-bind-address=8081", "--health-bind-address: '8081' is not an address; write host:port, for example 0.0.0.0:8081"),
-        ("--health-bind-address=localhost:1", "--health-bind-address: 'localhost' is not an IP address; write for example 127.0.0.1:1"),
+        ("--health-bind-address=localhost:1", "--health-bind-address: 'localhost' is not an IP address; write for example 127.0.0.1"),
         ("--webhook-port=65536", "--webhook-port: '65536' is not a port; write a number from 0 (pick a free one) to 65535"),
         ("--translate-image=a", "--translate-image: 'a' is not of the form image=other"),
         ("--deletion-hold-count=-1", "--deletion-hold-count: '-1' is not a whole number from 0 up"),
@@ -363,8 +363,8 @@ def test_any_text_is_a_value_or_one_line_for_a_person(text: str) -> None:
         {"webhook_port": 65536},
         {"deletion_hold_fraction": 2},
         {"log_level": "loud"},
-        {"service_name": "A"},
-        {"nane": "a"},
+        {"health_bind_address": ("x", 1)},
+        {"typo": "a"},
     ],
 )
 def test_the_model_itself_refuses_what_cannot_be(field: dict[str, object]) -> None:
