@@ -171,7 +171,7 @@ def test_list_replaces_everything_at_once() -> None:
     seen: list[tuple[str, str, bool, list[Key]]] = []
     store.listeners.append(lambda c: seen.append((c.key.name, c.kind, c.vanished, store.keys())))
     relist(store, thing(1), thing(9, name="b", uid="u2"), thing(8, name="d", uid="u4"), at="10")
-    after = [Key("ns", name) for name in "abd"]
+    after = [Key("ns", name) for name in ("a", "b", "d")]
     assert seen == [("b", "changed", False, after), ("d", "added", False, after), ("c", "gone", True, after)]
     assert all(change.listed for change in relist(store, at="11"))
 
