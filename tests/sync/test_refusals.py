@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.sync.harness import NAMES, World, clock, named, pod, running, service
 pytestmark = pytest.mark.looptime
 
 QUOTA = f'pods "{NAMES.host_name("default", "web")}" is forbidden: exceeded quota: compute in namespace {NAMES.host_namespace}'
-REFUSALS = {
+REFUSALS: dict[str, dict[str, Any]] = {
     "quota": {"status": 403, "reason": "Forbidden", "message": QUOTA},
     "invalid": {"status": 422, "reason": "Invalid", "message": f'Pod "{NAMES.host_name("default", "web")}" is invalid: spec.volumes[0]'},
 }
@@ -46,7 +47,7 @@ async def test_a_refusal_is_told_once_tried_again_and_cleared(refusal: dict[str,
         assert [entry["event"] for entry in logs].count("host.refused") == 1
         made = tries(world, began)
         assert len(made) < 20
-        assert max(later - earlier for earlier, later in zip(made, made[1:], strict=False)) < 35
+        assert max(later - earlier for earlier, later in pairwise(made)) < 35
         rule.lift()
         await asyncio.sleep(35)
         await world.settle()
