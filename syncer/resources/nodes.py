@@ -19,7 +19,7 @@ from typing import Any
 from syncer.kube.types import NODES, PODS, Key, Lane, Obj, Ref, Side, annotations_of, is_deleting, labels_of, uid_of
 from syncer.naming import DOMAIN, LABEL_MANAGED_BY, Names
 from syncer.sync.intents import Create, Delete, Intent, Pair, Patch
-from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
+from syncer.sync.spec import IndexWake, Right, Scope, SyncSpec, Watch
 from syncer.sync.view import View
 from syncer.translate.merge import owned
 from syncer.translate.metadata import virtual_key
@@ -138,10 +138,6 @@ def _index(pod: Obj) -> list[str]:
     return [node] if (node := node_of(pod)) else []
 
 
-def _wakes(pod: Obj, _view: View) -> list[Key]:
-    return [Key("", node)] if (node := node_of(pod)) else []
-
-
 SPEC = SyncSpec(
     name="fake-nodes",
     kind=NODES,
@@ -154,7 +150,7 @@ SPEC = SyncSpec(
     virtual_ref=lambda key: Ref(Side.VIRTUAL, NODES, key),
     host_ref=lambda _names, _key: None,
     virtual_key=lambda _host, _view: None,
-    wakes=(Wake(Side.HOST, PODS, _wakes), Wake(Side.VIRTUAL, PODS, _wakes)),
+    index_wakes=tuple(IndexWake(side, PODS, "node", lambda name, _view: Key("", name)) for side in Side),
     indexes={(Side.HOST, PODS): {"node": _index}, (Side.VIRTUAL, PODS): {"node": _index}},
     host_rights=(Right(group="", resource="pods", verbs=("get", "list", "watch")),),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from syncer.kube.types import PODS, SECRETS, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
 from syncer.sync.intents import Again, Delete, Intent, MintToken, Pair, TokenSource, Wait
-from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
+from syncer.sync.spec import IndexWake, Right, Scope, SyncSpec, Watch
 from syncer.sync.view import View
 from syncer.translate.metadata import recorded_uid, virtual_key
 from syncer.translate.references import token_sources
@@ -62,9 +62,17 @@ def _until_gone(secret: Obj) -> Wait:
     return Wait(on=(Ref(Side.HOST, SECRETS, key_of(secret)),), reason="the old tokens have to go first")
 
 
-def _pod_of_host_pod(host_pod: Obj, view: View) -> list[Key]:
-    key = virtual_key(view.names, PODS, host_pod)
-    return [] if key is None else [key]
+def _stages(pod: Obj) -> list[str]:
+    """A pod with tokens, and what of its state the decision looks at: it has to be looked at again only when that changes."""
+    if not token_sources(pod):
+        return []
+    ended = (pod.get("status") or {}).get("phase") in _FINISHED
+    return [f"{key_of(pod)}/{uid_of(pod)}/{'ended' if ended else 'ending' if is_deleting(pod) else 'running'}"]
+
+
+def _pod_of_stage(value: str, _view: View) -> Key:
+    namespace, name = value.split("/")[:2]
+    return Key(namespace, name)
 
 
 SPEC = SyncSpec(
@@ -80,7 +88,9 @@ SPEC = SyncSpec(
     virtual_ref=lambda key: Ref(Side.VIRTUAL, PODS, key),
     host_ref=lambda names, key: Ref(Side.HOST, SECRETS, token_secret_key(names, key)),
     virtual_key=lambda host, view: token_pod(view.names, host),
-    wakes=(Wake(Side.HOST, PODS, _pod_of_host_pod),),
+    follows=frozenset({Side.HOST}),
+    index_wakes=(IndexWake(Side.VIRTUAL, PODS, "tokens", _pod_of_stage),),
+    indexes={(Side.VIRTUAL, PODS): {"tokens": _stages}},
     host_rights=(
         Right(group="", resource="pods", verbs=("get", "list", "watch")),
         Right(group="", resource="secrets", verbs=("get", "list", "watch", "create", "patch", "delete")),

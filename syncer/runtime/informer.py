@@ -31,6 +31,7 @@ class Source(Protocol):
     """
 
     state: State
+    restarts: int
     last_activity: float
 
     def events(self) -> AsyncGenerator[WatchEvent, None]:

@@ -177,6 +177,7 @@ class Store:
         """The watch has delivered everything up to this resourceVersion."""
         self._records: dict[Key, Record] = {}
         self._indexes = {name: Index(function) for name, function in (indexes or {}).items()}
+        self._positions = {name: at for at, name in enumerate(self._indexes)}
         self._gone: dict[Key, _Tombstone] = {}
         self._staged: dict[Key, Record] | None = None
 
@@ -210,6 +211,13 @@ class Store:
     def find(self, index: str, value: str) -> list[Key]:
         """Keys of the objects that carry `value` in that index, sorted. KeyError for an index that was not declared."""
         return self._indexes[index].find(value)
+
+    def moved(self, index: str, change: Change) -> set[str]:
+        """The values of an index under which a change puts the object anew, or takes it away."""
+        at = self._positions[index]
+        before = change.before.values[at] if change.before else ()
+        after = change.after.values[at] if change.after else ()
+        return set() if before is after or before == after else set(before) ^ set(after)
 
     def apply(self, obj: Obj, *, partial: bool = False, watched: bool = False) -> Change | None:
         """Take in the form of an object that a watch event (`watched`), a write of ours or a GET gave us.

@@ -112,8 +112,10 @@ class Engine:
     def _router(self, place: Place) -> Callable[[Change], None]:
         side, resource = place
         synced = self.caches.informers[place].synced
-        own = [loop for loop in self.loops if self._is_subject(loop.spec, place)]
+        store = self.caches.stores[place]
+        own = [loop for loop in self.loops if side in loop.spec.follows and self._is_subject(loop.spec, place)]
         wakes = [(loop, wake) for loop in self.loops for wake in loop.spec.wakes if (wake.side, wake.resource) == place]
+        by_index = [(loop, wake) for loop in self.loops for wake in loop.spec.index_wakes if (wake.side, wake.resource) == place]
         changed_priority = Priority.URGENT if side is Side.HOST else Priority.NORMAL
 
         def route(change: Change) -> None:
@@ -128,6 +130,10 @@ class Engine:
                     loop.add(key, priority)
             for loop, wake in wakes:
                 self._wake(loop, wake, change, priority)
+            for loop, indexed in by_index:
+                for value in store.moved(indexed.index, change):
+                    if (woken := indexed.key(value, self.caches.view())) is not None:
+                        loop.add(woken, priority)
 
         return route
 

@@ -16,7 +16,7 @@ from typing import Any
 from syncer.kube.types import PODS, Key, Obj, Ref, Resource, Side, annotations_of, is_deleting, key_of, uid_of
 from syncer.naming import DOMAIN
 from syncer.sync.intents import Create, Delete, Intent, Pair, Patch, Wait
-from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
+from syncer.sync.spec import IndexWake, Right, Scope, SyncSpec, Watch
 from syncer.sync.view import View
 from syncer.translate.merge import diff
 from syncer.translate.metadata import host_metadata, metadata_patch, virtual_key
@@ -40,17 +40,13 @@ def referenced_spec(
     """
     index = resource.plural
 
-    def referenced_keys(pod: Obj, _view: View) -> list[Key]:
-        namespace = key_of(pod).namespace
-        return [Key(namespace, name) for name in references(pod)]
-
     def index_values(pod: Obj) -> list[str]:
         namespace = key_of(pod).namespace
         return [str(Key(namespace, name)) for name in references(pod)]
 
-    def copied_keys(host_pod: Obj, view: View) -> list[Key]:
-        copies = (view.get(Side.HOST, resource, Key(view.names.host_namespace, name)) for name in references(host_pod))
-        return [key for copy in copies if copy is not None and (key := virtual_key(view.names, resource, copy)) is not None]
+    def copied_key(value: str, view: View) -> Key | None:
+        copy = view.get(Side.HOST, resource, Key(*value.split("/")))
+        return None if copy is None else virtual_key(view.names, resource, copy)
 
     def needed(key: Key, view: View) -> bool:
         if view.find(Side.VIRTUAL, PODS, index, str(key)) or view.find(Side.HOST, PODS, index, str(view.names.host_key(key))):
@@ -79,7 +75,10 @@ def referenced_spec(
         virtual_ref=lambda key: Ref(Side.VIRTUAL, resource, key),
         host_ref=lambda names, key: Ref(Side.HOST, resource, names.host_key(key)),
         virtual_key=lambda host, view: virtual_key(view.names, resource, host),
-        wakes=(Wake(Side.VIRTUAL, PODS, referenced_keys), Wake(Side.HOST, PODS, copied_keys)),
+        index_wakes=(
+            IndexWake(Side.VIRTUAL, PODS, index, lambda value, _view: Key(*value.split("/"))),
+            IndexWake(Side.HOST, PODS, index, copied_key),
+        ),
         indexes={(Side.VIRTUAL, PODS): {index: index_values}, (Side.HOST, PODS): {index: index_values}},
         hydrate=needed,
         host_rights=(

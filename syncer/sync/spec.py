@@ -48,6 +48,19 @@ class Wake:
     keys: Callable[[Obj, View], Iterable[Key]]
 
 
+@dataclass(frozen=True, slots=True)
+class IndexWake:
+    """When an object of (`side`, `resource`) comes under a value of an index or leaves it, decide `key(value, view)` of this loop.
+
+    Cheaper than a Wake where the values tell all: a change that leaves them as they are costs nothing.
+    """
+
+    side: Side
+    resource: Resource
+    index: str
+    key: Callable[[str, View], Key | None]
+
+
 Decide: TypeAlias = Callable[[Pair, View], list[Intent]]
 
 
@@ -82,6 +95,9 @@ class SyncSpec:
     host_ref: Callable[[Names, Key], Ref | None]
     virtual_key: Callable[[Obj, View], Key | None]
     wakes: tuple[Wake, ...] = ()
+    index_wakes: tuple[IndexWake, ...] = ()
+    follows: frozenset[Side] = frozenset(Side)
+    """Sides on which every change of a pair's object has the pair decided; on the others only wakes do."""
     indexes: Indexes = field(default_factory=dict)
     hydrate: Callable[[Key, View], bool] | None = None
     host_rights: tuple[Right, ...] = ()

@@ -149,8 +149,9 @@ def test_a_pod_wakes_and_needs_what_it_refers_to(resource: Resource, spec: Obj) 
     loop = configmaps.SPEC if resource == CONFIGMAPS else secrets.SPEC
     world = ready_world(loop)
     user = world.put(Side.VIRTUAL, PODS, named("web", spec=spec))
-    (wake,) = (wake for wake in loop.wakes if wake.side is Side.VIRTUAL)
-    assert list(wake.keys(user, world.view())) == [APP]
+    (wake,) = (wake for wake in loop.index_wakes if wake.side is Side.VIRTUAL)
+    values = loop.indexes[wake.side, wake.resource][wake.index](user)
+    assert [wake.key(value, world.view()) for value in values] == [APP]
     assert loop.hydrate is not None
     assert loop.hydrate(APP, world.view())
     assert not loop.hydrate(Key("shop", "app"), world.view())

@@ -106,8 +106,11 @@ def test_the_tenants_taint_survives_the_removal_of_the_api_servers() -> None:
 
 def test_pods_of_either_side_wake_their_node() -> None:
     view = ready_world(nodes.SPEC).view()
-    assert [list(wake.keys(pod(ON_NODE), view)) for wake in nodes.SPEC.wakes] == [[N1], [N1]]
-    assert [list(wake.keys(pod(), view)) for wake in nodes.SPEC.wakes] == [[], []]
+    for wake in nodes.SPEC.index_wakes:
+        index = nodes.SPEC.indexes[wake.side, wake.resource][wake.index]
+        assert [wake.key(value, view) for value in index(pod(ON_NODE))] == [N1]
+        assert list(index(pod())) == []
+    assert {wake.side for wake in nodes.SPEC.index_wakes} == set(Side)
 
 
 PODS_THERE = st.lists(st.sampled_from([{}, DAEMON, FINISHED, {"spec": {"nodeName": "n2"}}]), max_size=2)

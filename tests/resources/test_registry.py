@@ -7,6 +7,7 @@ import pytest
 from syncer import resources
 from syncer.kube.types import Key, Side
 from syncer.resources import ALL
+from syncer.settings import flags
 from syncer.sync.spec import SyncSpec
 from tests.resources.apply import NAMES
 
@@ -20,6 +21,10 @@ def test_every_module_is_registered() -> None:
     assert {spec.part_of for spec in ALL if spec.part_of} <= {spec.name for spec in ALL}
 
 
+def test_help_names_what_can_be_synced() -> None:
+    assert flags()["sync"].default == "all are on: " + ", ".join(sorted(spec.name for spec in ALL if not spec.part_of))
+
+
 @pytest.mark.parametrize("spec", NAMED)
 def test_it_watches_both_halves_of_its_pairs(spec: SyncSpec) -> None:
     places = {(watch.side, watch.resource) for watch in spec.watches}
@@ -30,7 +35,7 @@ def test_it_watches_both_halves_of_its_pairs(spec: SyncSpec) -> None:
 @pytest.mark.parametrize("spec", NAMED)
 def test_it_watches_what_wakes_it_and_what_it_indexes(spec: SyncSpec) -> None:
     places = {(watch.side, watch.resource) for watch in spec.watches}
-    assert places >= {(wake.side, wake.resource) for wake in spec.wakes} | set(spec.indexes)
+    assert places >= {(wake.side, wake.resource) for wake in spec.wakes} | {(wake.side, wake.resource) for wake in spec.index_wakes} | set(spec.indexes)
 
 
 @pytest.mark.parametrize("spec", NAMED)

@@ -107,13 +107,21 @@ def test_service_account_default() -> None:
     assert mint.service_account == "default"
 
 
-def test_a_host_pod_wakes_its_virtual_pods_tokens() -> None:
-    world = state({}, None, {})
-    (wake,) = tokens.SPEC.wakes
-    host_pod = world.get(Side.HOST, PODS, HOST_WEB)
-    assert host_pod is not None
-    assert list(wake.keys(host_pod, world.view())) == [WEB]
-    assert list(wake.keys({"metadata": {"name": "other"}}, world.view())) == []
+STAGES = [
+    ("a pod without tokens", {"spec": {"volumes": None}}, []),
+    ("running", {}, ["default/web/uid-web/running"]),
+    ("running, whatever its phase", {"status": {"phase": "Running"}}, ["default/web/uid-web/running"]),
+    ("finished", {"status": {"phase": "Failed"}}, ["default/web/uid-web/ended"]),
+    ("deleting", deleting(), ["default/web/uid-web/ending"]),
+]
+
+
+@pytest.mark.parametrize(("change", "values"), [stage[1:] for stage in STAGES], ids=[stage[0] for stage in STAGES])
+def test_a_change_of_stage_wakes_the_pods_tokens(change: Obj, values: list[str]) -> None:
+    (wake,) = tokens.SPEC.index_wakes
+    index = tokens.SPEC.indexes[wake.side, wake.resource][wake.index]
+    assert list(index(apply(pod(PROJECTED), change))) == values
+    assert {wake.key(value, state({}, None, {}).view()) for value in values} <= {WEB}
 
 
 class TestSecret:

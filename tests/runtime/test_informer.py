@@ -36,6 +36,7 @@ class Script:
     def __init__(self, *steps: WatchEvent | float) -> None:
         self.steps = steps
         self.state = State.EMPTY
+        self.restarts = 0
         self.last_activity = -math.inf
         self.thrown: list[WatchError] = []
 
