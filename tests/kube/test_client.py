@@ -161,7 +161,9 @@ class TestOnTheWire:
         client = await connect((await serve(echo)).url + "/k8s/clusters/c-1")
         roles = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
         sent = await client.get(roles, Key("", "system:node/ü%20"), params={"x": "a,b=c&d"})
-        assert sent["path"] == "/k8s/clusters/c-1/apis/rbac.authorization.k8s.io/v1/clusterroles/system:node%2F%C3%BC%2520?x=a%2Cb%3Dc%26d"
+        assert (
+            sent["path"] == "/k8s/clusters/c-1/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode%2F%C3%BC%2520?x=a%2Cb%3Dc%26d"
+        )
 
     async def test_selectors(self, serve: Serve, connect: Connect) -> None:
         tiny = await serve(echo)
