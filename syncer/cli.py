@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 _RELEASE_FLAGS = ("name", "target-namespace", "host-kube-config")
 _EPILOG = """\
-A flag may be given as --flag=value or --flag value; a list as one value with commas, or by repeating the flag; a switch
-without a value means true. Durations are 15s, 1m30s or a number of seconds. Every flag can be set by the environment
-variable in brackets too, which the flag overrides; an empty value means the default.
+Write --flag=value or --flag value; a list with commas, or by repeating the flag; a switch without a value means true.
+Durations are 15s, 1m30s, or a number of seconds. The environment variable in brackets does the same as its flag, which
+wins over it. An empty value means the default.
 
-Flags of the vcluster syncer that are not listed here are known: each is answered with what this version does instead.
+The flags of the vcluster syncer that are not listed here are known: each is answered with what this version does instead.
+
+Outside of the host cluster, for example:
+  syncer start --name=blue --target-namespace=team-blue --kube-config=blue.kubeconfig --host-kube-config=host.kubeconfig
 """
 
 
@@ -117,7 +120,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="syncer", description="Turns one namespace of a Kubernetes cluster into a whole virtual cluster.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
     start = commands.add_parser(
         "start", help="run the syncer", usage="syncer start [FLAG…]", description="Run the syncer until it is stopped.", epilog=_EPILOG
@@ -130,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "release-deletions",
         help="let deletions go ahead that are being held",
         usage="syncer release-deletions [FLAG…]",
-        description="Let the deletions go ahead that the syncer holds because nobody was seen asking for so many of them. "
+        description="Let the deletions go ahead that the syncer holds because nobody was seen asking for so many of them.\n"
         "Look first why both sides differ: /readyz?verbose and the log name them.",
     )
     _add_flags(release, {name: flag for name, flag in settings.flags().items() if name in _RELEASE_FLAGS})

@@ -75,18 +75,27 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[Label, Flag(CLUSTER, "NAME", "name of the virtual cluster: part of host names, and a label value")] = "vcluster"
+    name: Annotated[Label, Flag(CLUSTER, "NAME", "name of the virtual cluster; part of the names that its objects have on the host")] = (
+        "vcluster"
+    )
     target_namespace: Annotated[
-        Label, Flag(CLUSTER, "NAMESPACE", "host namespace that everything is synced into", default="$NAMESPACE, or that of the pod")
+        Label, Flag(CLUSTER, "NAMESPACE", "host namespace to sync everything into", default="$NAMESPACE, or the pod's own")
     ]
     service_name: Annotated[
-        Label, Flag(CLUSTER, "SERVICE", "host Service in front of the virtual API server; pods reach their API there", default="--name")
+        Label, Flag(CLUSTER, "SERVICE", "host Service in front of the virtual API server; pods reach it there", default="--name")
     ] = Field(default_factory=lambda given: given["name"])
 
-    kube_config: Annotated[str, Flag(SERVERS, "FILE", "kubeconfig of the virtual API server")] = "/data/server/cred/admin.kubeconfig"
+    kube_config: Annotated[str, Flag(SERVERS, "FILE", "kubeconfig for the virtual API server; waited for while it is not there")] = (
+        "/data/server/cred/admin.kubeconfig"
+    )
     host_kube_config: Annotated[
         str,
-        Flag(SERVERS, "FILE", "kubeconfig of the host API server, to run outside of it", default="the pod's service account"),
+        Flag(
+            SERVERS,
+            "FILE",
+            "kubeconfig for the host API server, when not running in a pod of the host",
+            default="the pod's service account",
+        ),
     ] = ""
 
     sync: Annotated[
@@ -94,20 +103,21 @@ class Settings(BaseModel):
         Flag(
             SYNC,
             "[-]RESOURCE,…",
-            "switch syncing of a resource on, or off with a leading '-'; a wrong name is answered with the right ones",
+            "switch a resource on, or off with a leading '-'",
+            default="all are on: configmaps, events, fake-nodes, pods, secrets, services",
             many=True,
         ),
     ] = ()
     disable_sync_resources: Annotated[Names, Flag(SYNC, "RESOURCE,…", "old form of --sync=-RESOURCE", many=True)] = ()
     set_owner: Annotated[
         Switch,
-        Flag(SYNC, "BOOL", "make the ConfigMap vc-NAME-owner the owner of all host objects, so that they go when it is deleted"),
+        Flag(SYNC, "BOOL", "let the host ConfigMap vc-NAME-owner own all host objects, so that they go when it is deleted"),
     ] = True
     service_account: Annotated[
-        Subdomain, Flag(SYNC, "NAME", "host service account of synced pods", default="that of the host namespace")
+        Subdomain, Flag(SYNC, "NAME", "host service account that synced pods run as", default="the one named default")
     ] = ""
     translate_image: Annotated[
-        Images, Flag(SYNC, "IMAGE=OTHER,…", "use another image where a container names exactly this one", many=True)
+        Images, Flag(SYNC, "IMAGE=OTHER,…", "where a container names exactly IMAGE, run OTHER instead", many=True)
     ] = Field(default_factory=dict)
 
     cluster_domain: Annotated[Subdomain, Flag(NETWORK, "DOMAIN", "DNS domain of the virtual cluster")] = "cluster.local"
@@ -119,15 +129,19 @@ class Settings(BaseModel):
         Flag(
             NETWORK,
             "CIDR,…",
-            "range of the host's Service addresses, at most one of each IP family (a wider one will do). From Kubernetes 1.33 on, the "
-            "virtual API server is told by a ServiceCIDR object to accept it; an older one must have been started with the same range",
-            default="covers whatever the host hands out",
+            "range of the host's Service addresses, or a wider one; one for each IP family. A virtual API server of Kubernetes 1.33 or "
+            "newer is told to accept it; an older one must have been started with the same range",
+            default="whatever the host hands out",
             many=True,
         ),
     ] = ()
     webhook_port: Annotated[
         Port,
-        Flag(NETWORK, "PORT", "loopback port where the virtual API server asks for the addresses of new Services; 0 picks a free one"),
+        Flag(
+            NETWORK,
+            "PORT",
+            "port on the loopback interface where the virtual API server asks for the addresses of new Services; 0 picks one",
+        ),
     ] = 8444
 
     deletion_hold_count: Annotated[
@@ -135,37 +149,36 @@ class Settings(BaseModel):
         Flag(
             SAFETY,
             "COUNT",
-            "hold deletions that nobody was seen asking for when they are more than this many, and more than --deletion-hold-fraction",
+            "hold deletions that nobody was seen asking for when there are more of a resource than this, and than the fraction below; "
+            "`syncer release-deletions` lets them go ahead",
         ),
     ] = 25
-    deletion_hold_fraction: Annotated[
-        Fraction, Flag(SAFETY, "FRACTION", "part of the managed objects, from 0 to 1; see --deletion-hold-count")
-    ] = 0.25
+    deletion_hold_fraction: Annotated[Fraction, Flag(SAFETY, "FRACTION", "part of all synced objects of the resource, from 0 to 1")] = 0.25
     scan_interval: Annotated[
         Duration,
-        Flag(SAFETY, "DURATION", "how often every pair is compared again, whether it changed or not"),
+        Flag(SAFETY, "DURATION", "how often all objects are compared again, changed or not"),
     ] = 600.0
 
     leader_elect: Annotated[
         Switch,
-        Flag(ELECTION, "BOOL", "elect one of several replicas to do the work; needed with more than one"),
+        Flag(ELECTION, "BOOL", "let one of several replicas do the work and the others wait; needed with more than one"),
     ] = False
-    lease_duration: Annotated[LeaseDuration, Flag(ELECTION, "DURATION", "how long others wait for a silent leader, in whole seconds")] = (
-        60.0
-    )
-    renew_deadline: Annotated[
-        Duration, Flag(ELECTION, "DURATION", "how long the leader goes on without renewing; shorter than the lease")
-    ] = 40.0
-    retry_period: Annotated[Duration, Flag(ELECTION, "DURATION", "how often the lease is renewed or tried for")] = 15.0
+    lease_duration: Annotated[
+        LeaseDuration, Flag(ELECTION, "DURATION", "how long the others wait once the leader falls silent; whole seconds")
+    ] = 60.0
+    renew_deadline: Annotated[Duration, Flag(ELECTION, "DURATION", "how long the leader goes on while it cannot renew its lease")] = 40.0
+    retry_period: Annotated[Duration, Flag(ELECTION, "DURATION", "how often the leader renews its lease, and the others try for it")] = 15.0
 
     health_bind_address: Annotated[
-        BindAddress, Flag(OPERATION, "HOST:PORT", "address of /healthz, /readyz and /metrics; port 0 picks a free one")
+        BindAddress, Flag(OPERATION, "HOST:PORT", "where to serve /healthz, /readyz and /metrics; port 0 picks one")
     ] = Address("0.0.0.0", 8081)  # noqa: S104  probes and scrapes come from outside of the pod
-    log_format: Annotated[LogFormat, Flag(OPERATION, "FORMAT", "json, console, or auto: console in a terminal")] = "auto"
+    log_format: Annotated[LogFormat, Flag(OPERATION, "FORMAT", "json, console, or auto: console in a terminal, else json")] = "auto"
     log_level: Annotated[
         LogLevel, Flag(OPERATION, "LEVEL", "debug, info, warning or error", default="info, or debug when $DEBUG is true")
     ] = "info"
-    shutdown_timeout: Annotated[Duration, Flag(OPERATION, "DURATION", "how long writes in flight may take to finish at a stop")] = 4.0
+    shutdown_timeout: Annotated[
+        Duration, Flag(OPERATION, "DURATION", "how long writes in flight may take to finish when it is stopped")
+    ] = 4.0
 
     @model_validator(mode="after")
     def _check_election(self) -> Self:

@@ -12,6 +12,7 @@ import pytest
 from syncer import cli
 from syncer.kube import codec
 from syncer.kube.types import CONFIGMAPS, Key, annotations_of
+from syncer.resources import ALL
 from syncer.settings import flags, variable
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class TestHelp:
             assert f"{flag.group}:" in words
         for default in ("(default: 60s)", "(default: 0.0.0.0:8081)", "(default: true)", "(default: --name)", "(default: cluster.local)"):
             assert default in words
+
+    def test_names_what_can_be_synced(self) -> None:
+        assert flags()["sync"].default == "all are on: " + ", ".join(sorted(spec.name for spec in ALL if not spec.part_of))
 
     def test_says_nothing_of_flags_that_are_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         run("start", "--help")
