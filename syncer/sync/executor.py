@@ -45,6 +45,8 @@ class Subject:
     spec: SyncSpec
     key: Key
     orphans: Callable[[Side], Awaitable[Orphans]]
+    quiet: Callable[[bool], None]
+    """While told True, changes in the caches do not have this pair decided again."""
 
 
 class Executor:
@@ -114,7 +116,11 @@ class Executor:
                 raise Stale(f"the {intent.side} namespace {key.namespace} is terminating") from None
             raise self._refusal(subject, error) from error
         else:
-            self._caches.keep(intent.side, intent.resource, made)
+            subject.quiet(intent.settles)
+            try:
+                self._caches.keep(intent.side, intent.resource, made)
+            finally:
+                subject.quiet(False)
 
     async def _look_again(self, subject: Subject, intent: Create, key: Key, error: AlreadyExists) -> None:
         """A name is taken: by our own object that the cache has not seen yet, or by somebody else's."""

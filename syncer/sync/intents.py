@@ -15,12 +15,16 @@ from syncer.kube.types import Key, Lane, Obj, Ref, Resource, Side
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make `obj` (full body, with name and namespace). A host object of that name that is not provably ours is left alone and reported."""
+    """Make `obj` (full body, with name and namespace). A host object of that name that is not provably ours is left alone and reported.
+
+    `settles` promises that the answer gives this pair nothing more to decide, which saves deciding it once more.
+    """
 
     side: Side
     resource: Resource
     obj: Obj
     lane: Lane = Lane.SPEC
+    settles: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -80,10 +81,13 @@ class Loop:
         self._subscribe = subscribe
         self._changed_at: dict[Key, float] = {}
         self._waiting_since: dict[Key, float] = {}
+        self._quiet: Key | None = None
         self._orphans: dict[Side, tuple[float, Orphans]] = {}
 
     def add(self, key: Key, priority: Priority) -> None:
         """Have a pair decided; a change to it was seen now."""
+        if key == self._quiet:
+            return
         if priority is not Priority.LOW:
             self._changed_at.setdefault(key, self._clock())
         self.queue.add(key, priority)
@@ -119,6 +123,9 @@ class Loop:
                 host = None
         since = self._waiting_since.get(key)
         return Pair(key, virtual, host, 0.0 if since is None else self._clock() - since)
+
+    def _quieten(self, key: Key, on: bool) -> None:
+        self._quiet = key if on else None
 
     async def _reconcile(self, key: Key) -> None:
         started = self._clock()
@@ -160,7 +167,7 @@ class Loop:
         await self._hydrate(key)
         view = self._caches.view()
         intents = self.spec.decide(self.pair(key, view), view)
-        outcome = await self._executor.carry_out(Subject(self.spec, key, self._count_orphans), intents)
+        outcome = await self._executor.carry_out(Subject(self.spec, key, self._count_orphans, partial(self._quieten, key)), intents)
         self.queue.forget(key)
         if outcome.again is not None:
             self.queue.add_after(key, outcome.again)

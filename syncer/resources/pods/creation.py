@@ -46,7 +46,7 @@ def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
     )
     ours = {**created_annotations(virtual), **owner_annotations(virtual)}
     metadata = host_metadata(view.names, view.policy.owner, PODS, virtual, annotations=ours)
-    return [Create(Side.HOST, PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})]
+    return [Create(Side.HOST, PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, settles=True)]
 
 
 def api_service(view: View) -> Ref:
