@@ -7,7 +7,6 @@ import pytest
 from syncer import resources
 from syncer.kube.types import Key, Side
 from syncer.resources import ALL
-from syncer.settings import flags
 from syncer.sync.spec import SyncSpec
 from tests.resources.apply import NAMES
 
@@ -19,10 +18,6 @@ def test_every_module_is_registered() -> None:
     assert len(modules) == len(ALL)
     assert len({spec.name for spec in ALL}) == len(ALL)
     assert {spec.part_of for spec in ALL if spec.part_of} <= {spec.name for spec in ALL}
-
-
-def test_help_names_what_can_be_synced() -> None:
-    assert flags()["sync"].default == "all are on: " + ", ".join(sorted(spec.name for spec in ALL if not spec.part_of))
 
 
 @pytest.mark.parametrize("spec", NAMED)
