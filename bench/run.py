@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from e2e.daemon import Daemon
+from e2e.daemon import ROOT, Daemon
 from e2e.errors import LabError
 from e2e.lab import process, teardown
 from e2e.lab.host import HostCluster
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def drive(virtual: VirtualCluster, kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One run of the driver; `kind` is "plain" or "token"."""
-    daemon = Daemon(virtual, "--log-level=warning")
+    daemon = Daemon(virtual, "--log-level=warning", python=production())
     out = virtual.dir / f"bench-{kind}.json"
     log = virtual.dir / f"bench-{kind}.log"
     phases = arguments.phases or (
@@ -132,6 +133,14 @@ def drive(virtual: VirtualCluster, kind: str, arguments: argparse.Namespace) -> 
     measured: dict[str, Any] = json.loads(out.read_text())
     measured["args"] = {name: value for name, value in measured["args"].items() if not isinstance(value, str) or "/" not in value}
     return measured
+
+
+def production() -> Path:
+    """A Python with the syncer's own dependencies and no others, as in its image: structlog, for one, loads rich where it finds it."""
+    environment = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "syncer" / "production"
+    command = [os.environ.get("UV", "uv"), "sync", "--quiet", "--frozen", "--no-dev", "--compile-bytecode"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment)}, check=True)
+    return environment / "bin" / "python"
 
 
 def servers(virtual: VirtualCluster) -> list[tuple[str, int]]:

@@ -27,9 +27,10 @@ ROOT = Path(__file__).parents[1]
 class Daemon:
     """`syncer start` for one virtual cluster. `start()` waits until it is ready unless told otherwise."""
 
-    def __init__(self, virtual: VirtualCluster, *flags: str, name: str = "syncer") -> None:
+    def __init__(self, virtual: VirtualCluster, *flags: str, name: str = "syncer", python: Path = Path(sys.executable)) -> None:
         self.virtual = virtual
         self.name = name
+        self._python = python
         self._flags = flags
         self._health = virtual.lab.port(f"{name}/{virtual.name}/health")
         self._webhook = virtual.lab.port(f"{name}/{virtual.name}/webhook")
@@ -39,7 +40,7 @@ class Daemon:
         virtual = self.virtual
         host = virtual.host.grant(virtual.host_namespace, f"syncer-{virtual.name}", rules(needed_rights(ALL)))
         return [
-            sys.executable,
+            str(self._python),
             "-m",
             "syncer",
             "start",

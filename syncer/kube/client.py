@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from asyncio import sslproto
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -51,6 +52,9 @@ KEEPALIVE_SECONDS = 85.0
 IDLE_MARGIN = 10.0
 """A watch is given up when nothing came for this long after the server should have ended it."""
 _HEADER_BYTES = 65536
+
+# Each TLS connection has a read buffer of this size; asyncio's 256 KiB would be several MiB for the watches alone, for no speed.
+sslproto.SSLProtocol.max_size = 64 * 1024
 
 
 class Client:
