@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from syncer.kube.types import CONFIGMAPS, Obj
 from syncer.sync.referenced import referenced_spec
-from syncer.translate.references import references
 
 
 def content(virtual: Obj) -> Obj:
@@ -16,4 +15,4 @@ def content(virtual: Obj) -> Obj:
     }
 
 
-SPEC = referenced_spec(CONFIGMAPS, references=lambda pod: references(pod).configmaps, content=content)
+SPEC = referenced_spec(CONFIGMAPS, names=lambda found: found.configmaps, content=content)

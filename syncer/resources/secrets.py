@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from syncer.kube.types import SECRETS, Obj
 from syncer.sync.referenced import referenced_spec
-from syncer.translate.references import references
 
 _SERVICE_ACCOUNT_TOKEN = "kubernetes.io/service-account-token"  # noqa: S105  the name of a Secret type, not a secret
 
@@ -23,4 +22,4 @@ def content(virtual: Obj) -> Obj:
     }
 
 
-SPEC = referenced_spec(SECRETS, references=lambda pod: references(pod).secrets, content=content, unchangeable=frozenset({"type"}))
+SPEC = referenced_spec(SECRETS, names=lambda found: found.secrets, content=content, unchangeable=frozenset({"type"}))

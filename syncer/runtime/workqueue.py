@@ -228,7 +228,7 @@ class WorkQueue(Generic[K]):
     def _choose(self, only: Priority | None) -> Priority | None:
         if only is not None:
             return only if self._lanes[only] else None
-        waiting = [priority for priority in Priority if self._lanes[priority]]
+        waiting = [priority for priority, lane in self._lanes.items() if lane]
         if not waiting:
             return None
         passed = self._passed_over

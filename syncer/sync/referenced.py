@@ -20,20 +20,19 @@ from syncer.sync.spec import IndexWake, Right, Scope, SyncSpec, Watch
 from syncer.sync.view import View
 from syncer.translate.merge import diff
 from syncer.translate.metadata import host_metadata, metadata_patch, virtual_key
+from syncer.translate.references import References, references
 
 FORCE_SYNC = DOMAIN + "/force-sync"
 """Annotation of a virtual object: "true" has it copied although no pod refers to it."""
 
-References = Callable[[Obj], Iterable[str]]
-"""Names of the objects that a pod refers to, all in the pod's namespace."""
+Names = Callable[[References], Iterable[str]]
+"""Of what a pod refers to, the names of objects of the type, all in the pod's namespace."""
 
 Content = Callable[[Obj], Obj]
 """The fields besides metadata that the host copy shall have; {} or None for one that it shall lack."""
 
 
-def referenced_spec(
-    resource: Resource, *, references: References, content: Content, unchangeable: frozenset[str] = frozenset()
-) -> SyncSpec:
+def referenced_spec(resource: Resource, *, names: Names, content: Content, unchangeable: frozenset[str] = frozenset()) -> SyncSpec:
     """The loop for `resource`; it and the index of pods by their references are named after the plural.
 
     `unchangeable` names the fields of `content` that no API server lets anybody change.
@@ -42,7 +41,7 @@ def referenced_spec(
 
     def index_values(pod: Obj) -> list[str]:
         namespace = key_of(pod).namespace
-        return [str(Key(namespace, name)) for name in references(pod)]
+        return [str(Key(namespace, name)) for name in names(_references_once(pod))]
 
     def copied_key(value: str, view: View) -> Key | None:
         copy = view.get(Side.HOST, resource, Key(*value.split("/")))
@@ -86,6 +85,17 @@ def referenced_spec(
             Right(group="", resource="pods", verbs=("get", "list", "watch")),
         ),
     )
+
+
+_last: tuple[Obj, References] | None = None
+
+
+def _references_once(pod: Obj) -> References:
+    """References of a pod, walked once although one index after the other asks for them as it enters the store."""
+    global _last  # noqa: PLW0603  the pod is the very same object, and nothing changes it meanwhile
+    if _last is None or _last[0] is not pod:
+        _last = (pod, references(pod))
+    return _last[1]
 
 
 def _unneeded(resource: Resource, virtual: Obj | None, host: Obj | None) -> list[Intent]:

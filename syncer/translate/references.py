@@ -47,6 +47,9 @@ class TokenProjection(NamedTuple):
     path: str
 
 
+_KINDS = tuple(Kind)  # iterating over an Enum is slow, and this is done for every event of a pod
+
+
 @dataclass(frozen=True, slots=True)
 class References:
     """Names in the pod's own namespace. A name is in `optional_*` when all references to it are optional."""
@@ -66,7 +69,7 @@ class References:
 
 def references(pod: Obj) -> References:
     """Everything that the pod's spec refers to."""
-    found: dict[Kind, dict[str, bool]] = {kind: {} for kind in Kind}
+    found: dict[Kind, dict[str, bool]] = {kind: {} for kind in _KINDS}
 
     def collect(kind: Kind, name: str, optional: bool) -> str:
         names = found[kind]
