@@ -189,13 +189,14 @@ class WorkQueue(Generic[K]):
 
     async def get(self, only: Priority | None = None) -> K:
         """Take the next key, of that lane only if given; waits for one. The caller owes a `done`. Raises Closed."""
+        woken: Priority | None = None
         while (priority := self._choose(only)) is None:
             if self._closed:
                 raise Closed
             waiter: asyncio.Future[Priority] = asyncio.get_running_loop().create_future()
             self._waiters[only].append(waiter)
             try:
-                await waiter
+                woken = await waiter
             except asyncio.CancelledError:
                 if waiter.cancelled():
                     with suppress(ValueError):  # _wake has passed it over already
@@ -206,6 +207,8 @@ class WorkQueue(Generic[K]):
         key = self._lanes[priority].pop()
         del self._queued[key]
         self._held[key] = priority
+        if woken not in (None, priority) and self._lanes[woken]:
+            self._wake(woken)  # we took what another was woken for, and he may not take what we were
         return key
 
     def done(self, key: K) -> None:
