@@ -72,11 +72,7 @@ def is_needed(node: str, view: View) -> bool:
             kind = annotations_of(host).get(OWNER_SET_KIND) if pod is None else controller_kind(pod)
             if kind != "DaemonSet":
                 return True
-    for key in view.find(Side.VIRTUAL, PODS, "node", node):
-        pod = view.get(Side.VIRTUAL, PODS, key)
-        if pod is not None and (pod.get("status") or {}).get("phase") not in _FINISHED and controller_kind(pod) != "DaemonSet":
-            return True
-    return False
+    return bool(view.find(Side.VIRTUAL, PODS, "node", node))
 
 
 def _is_ours(names: Names, node: Obj) -> bool:
@@ -134,8 +130,14 @@ def node_of(pod: Obj) -> str:
     return (pod.get("spec") or {}).get("nodeName") or ""
 
 
-def _index(pod: Obj) -> list[str]:
+def _index_host(pod: Obj) -> list[str]:
     return [node] if (node := node_of(pod)) else []
+
+
+def _index_virtual(pod: Obj) -> list[str]:
+    """Only while the pod keeps its Node, so that the Node is decided anew when it no longer does."""
+    finished = (pod.get("status") or {}).get("phase") in _FINISHED
+    return [] if finished or controller_kind(pod) == "DaemonSet" else _index_host(pod)
 
 
 SPEC = SyncSpec(
@@ -151,6 +153,6 @@ SPEC = SyncSpec(
     host_ref=lambda _names, _key: None,
     virtual_key=lambda _host, _view: None,
     index_wakes=tuple(IndexWake(side, PODS, "node", lambda name, _view: Key("", name)) for side in Side),
-    indexes={(Side.HOST, PODS): {"node": _index}, (Side.VIRTUAL, PODS): {"node": _index}},
+    indexes={(Side.HOST, PODS): {"node": _index_host}, (Side.VIRTUAL, PODS): {"node": _index_virtual}},
     host_rights=(Right(group="", resource="pods", verbs=("get", "list", "watch")),),
 )
