@@ -160,6 +160,8 @@ class World:
         self.journal = Journal(self.servers, NAMES, self.owner)
         self.kubelet = Kubelet(self.host)
         self.syncer: Syncer | None = None
+        self.pods_vanish = False
+        """Set where host pods go before anybody could see them run: then one more is made."""
         self._protected: list[tuple[Side, Resource, Key, str, str]] = []
         self._stack = AsyncExitStack()
         self.host.create(named("Namespace", HOST_NAMESPACE, ""))
@@ -311,7 +313,8 @@ class World:
             for event in self.host.registry.storage.history
             if event.type == "ADDED" and event.resource == PODS and (recorded := _virtual_uid(event.obj))
         )
-        problems += [f"{count} host pods were made for the virtual pod {uid}" for (_, uid), count in made.items() if count > 1]
+        if not self.pods_vanish:
+            problems += [f"{count} host pods were made for the virtual pod {uid}" for (_, uid), count in made.items() if count > 1]
         assert not problems, "\n".join(problems)
 
 

@@ -103,6 +103,8 @@ class Journal:
             yield "a deletion without a UID"
         if request.verb == "patch" and not ((request.body or {}).get("metadata") or {}).get("uid"):
             yield "a patch without a UID"
+        if request.verb == "create" and entry.side is Side.HOST and resource == PODS:
+            yield from self._second_start(request)
         if request.verb not in ("delete", "patch"):
             return
         found = self._servers[entry.side].get(resource, request.key)
@@ -112,6 +114,12 @@ class Journal:
             yield from self._host_problems(request, resource, found)
         elif request.verb == "delete" and resource == PODS:
             yield from self._virtual_problems(found)
+
+    def _second_start(self, request: Request) -> Iterator[str]:
+        key = virtual_key(self._names, PODS, request.body)
+        virtual = None if key is None else self._servers[Side.VIRTUAL].get(PODS, key)
+        if virtual is not None and uid_of(virtual) == recorded_uid(request.body) and virtual["status"].get("startTime"):
+            yield "its virtual pod has been seen running"
 
     def _host_problems(self, request: Request, resource: Resource, found: Obj) -> Iterator[str]:
         meant = ((request.body or {}).get("preconditions") or (request.body or {}).get("metadata") or {}).get("uid")

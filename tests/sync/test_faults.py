@@ -240,7 +240,7 @@ async def test_events_that_cannot_be_written_hold_nothing_up(how: dict[str, obje
             world.virtual.fault(on(verb, EVENTS), **how)  # type: ignore[arg-type]  # passed on as given
         host = world.host_pod("old")
         assert host is not None
-        for number in range(80):
+        for number in range(40):
             world.host.create(host_event(f"old.{number:x}", host))
         await asyncio.sleep(1)
         began = clock()
@@ -252,7 +252,7 @@ async def test_events_that_cannot_be_written_hold_nothing_up(how: dict[str, obje
         assert virtual is not None
         assert virtual["status"]["phase"] == "Running"
         await asyncio.sleep(60)
-        assert len(world.journal.find("create", EVENTS, since=began)) < 80 * 12
+        assert len(world.journal.find("create", EVENTS, since=began)) < 40 * 12
 
 
 async def test_events_are_mirrored_in_the_end_each_once() -> None:

@@ -85,16 +85,16 @@ async def test_one_namespaces_refusals_hold_nobody_else_up() -> None:
         world.virtual.create(named("Namespace", "full", ""))
         create = on("create", PODS)
         refused = world.host.fault(lambda request: create(request) and labels_of(request.body)[LABEL_NAMESPACE] == "full", status=403)
-        for number in range(60):
+        for number in range(40):
             world.virtual.create(pod(f"p{number}", "full"))
         await asyncio.sleep(10)
         began = clock()
         world.virtual.create(pod("web"))
         await asyncio.sleep(0.5)
         assert world.host_pod("web") is not None
-        assert refused.hits > 60
+        assert refused.hits > 40
         await asyncio.sleep(60)
-        assert len(tries(world, began)) < 60 * 6
+        assert len(tries(world, began)) < 40 * 6
 
 
 async def test_a_refused_change_of_a_running_object_is_told_too() -> None:
