@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
@@ -35,10 +36,15 @@ class Daemon:
         self._health = virtual.lab.port(f"{name}/{virtual.name}/health")
         self._webhook = virtual.lab.port(f"{name}/{virtual.name}/webhook")
 
+    @functools.cached_property
+    def host_kubeconfig(self) -> Path:
+        """What it may do on the host. Granted once, so that it can be started while the host is down."""
+        virtual = self.virtual
+        return virtual.host.grant(virtual.host_namespace, f"syncer-{virtual.name}", rules(needed_rights(ALL)))
+
     def command(self) -> list[str]:
         """The command line, as one would type it."""
         virtual = self.virtual
-        host = virtual.host.grant(virtual.host_namespace, f"syncer-{virtual.name}", rules(needed_rights(ALL)))
         return [
             str(self._python),
             "-m",
@@ -47,7 +53,7 @@ class Daemon:
             f"--name={virtual.name}",
             f"--target-namespace={virtual.host_namespace}",
             f"--kube-config={virtual.kubeconfig}",
-            f"--host-kube-config={host}",
+            f"--host-kube-config={self.host_kubeconfig}",
             f"--health-bind-address=127.0.0.1:{self._health}",
             f"--webhook-port={self._webhook}",
             *self._flags,
