@@ -1,4 +1,4 @@
-"""Tasks that take keys from a queue and reconcile them, some of them for urgent keys only."""
+"""Tasks that take keys from a queue and reconcile them, some of them for the keys of one lane only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger("syncer.runtime")
 
 
 class Workers(Generic[K]):
-    """`count` tasks that run `reconcile(key)`, of which `urgent` take urgent keys only.
+    """`count` tasks that run `reconcile(key)`, of which `urgent` take urgent keys only, and `normal` normal ones.
 
     `reconcile` settles with the queue itself (`forget`, `retry`, `add_after`). What it raises goes to `on_error(key, error)`,
     by default to the log and into a retry; no error ends a worker, and no key is lost by one.
@@ -29,13 +29,13 @@ class Workers(Generic[K]):
         *,
         count: int = 32,
         urgent: int = 4,
+        normal: int = 0,
         on_error: Callable[[K, Exception], None] | None = None,
     ) -> None:
-        assert 0 <= urgent < count, "somebody has to take the other keys"
+        assert 0 <= urgent + normal < count, "somebody has to take the other keys"
         self._queue = queue
         self._reconcile = reconcile
-        self._count = count
-        self._urgent = urgent
+        self._lanes = [Priority.URGENT] * urgent + [Priority.NORMAL] * normal + [None] * (count - urgent - normal)
         self._on_error = on_error or self._log_and_retry
         self._tasks: list[asyncio.Task[None]] = []
         self._running: dict[asyncio.Task[None], float] = {}  # since when (loop time)
@@ -62,7 +62,7 @@ class Workers(Generic[K]):
         self._draining = False
         try:
             async with asyncio.TaskGroup() as group:
-                self._tasks = [group.create_task(self._work(Priority.URGENT if n < self._urgent else None)) for n in range(self._count)]
+                self._tasks = [group.create_task(self._work(lane)) for lane in self._lanes]
         finally:
             self._tasks = []
 

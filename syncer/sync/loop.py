@@ -33,6 +33,10 @@ _LOOK_AGAIN = 60.0
 """Seconds after which a pair that is held is decided again if nobody wakes it (`Loop.add_held`): there may be thousands."""
 _REFUSAL_QUIET_TRIES = 2
 """How often a refusal is retried before it becomes an event: admission plugins of a starting cluster refuse for moments."""
+_NORMAL_WORKERS = 4
+"""Workers for what the tenant does, so that it goes on while all others wait for a status to be taken."""
+_STALE_QUIET_TRIES = 5
+"""After how many tries a cache that is merely behind, which is ordinary, becomes a row: it is not catching up."""
 _ORPHAN_COUNT_FRESH = 5.0
 
 
@@ -70,7 +74,7 @@ class Loop:
         self.spec = spec
         self.places = [(watch.side, watch.resource) for watch in spec.watches]
         self.queue: WorkQueue[Key] = WorkQueue(group=lambda key: key.namespace)
-        self.workers = Workers(self.queue, self._reconcile, on_error=self._bug)
+        self.workers = Workers(self.queue, self._reconcile, normal=_NORMAL_WORKERS, on_error=self._bug)
         self._caches = caches
         self._clients = clients
         self._executor = executor
@@ -139,8 +143,11 @@ class Loop:
         try:
             return await self._round(key)
         except Stale as error:
+            tries = self.queue.failures(key)
+            delay = self.queue.retry(key)
             log.debug("pair.stale", resource=self.spec.name, key=str(key), reason=str(error))
-            self.queue.retry(key)
+            if tries >= _STALE_QUIET_TRIES:
+                self._put(key, State.RETRYING, str(error), delay)
             return "stale"
         except Refused as error:
             self._refused(key, error)

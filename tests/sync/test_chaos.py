@@ -177,9 +177,15 @@ class Chaos:
     async def fail_requests(self) -> None:
         share, seed = self.rng.choice((0.3, 1.0)), self.rng.random()
         dice = random.Random(seed)
-        how: dict[str, object] = self.rng.choice(
-            ({"status": 500}, {"status": 429, "retry_after": 1}, {"status": 409}, {"drop": True}, {"delay": 3.0}, {"hang": True})
-        )
+        ways: list[dict[str, object]] = [
+            {"status": 500},
+            {"status": 429, "retry_after": 1},
+            {"status": 409},
+            {"drop": True},
+            {"delay": 3.0},
+            {"hang": True},
+        ]
+        how = self.rng.choice(ways)
 
         def match(request: Request) -> bool:
             return request.verb != "watch" and request.resource is not None and dice.random() < share
@@ -264,16 +270,16 @@ def compare(world: World) -> None:
                         wanted[resource].add(name)
     assert {NAMES.host_key(key) for key in virtual_pods} >= {key_of(obj) for obj in world.host.objects(PODS)}
     for resource in COPIED:
-        copies = {key: obj for obj in world.host.objects(resource) if (key := virtual_key(NAMES, resource, obj)) is not None}
+        copies = {found: obj for obj in world.host.objects(resource) if (found := virtual_key(NAMES, resource, obj)) is not None}
         assert set(copies) == wanted[resource], resource
         for key, copy in copies.items():
             assert copy["data"] == (world.virtual.get(resource, key) or {})["data"], key
-    kept = {key for obj in world.host.objects(SECRETS) if (key := token_pod(NAMES, obj)) is not None}
+    kept = {found for obj in world.host.objects(SECRETS) if (found := token_pod(NAMES, obj)) is not None}
     assert kept <= tokens
     assert kept >= {key for key in tokens if virtual_pods[key]["status"].get("phase") not in ("Succeeded", "Failed")}
     assert {obj["metadata"]["name"] for obj in world.virtual.objects(NODES)} == nodes
     services = {key_of(obj): obj for obj in world.virtual.objects(SERVICES) if key_of(obj).name != "kubernetes"}
-    copied = {key: obj for obj in world.host.objects(SERVICES) if (key := virtual_key(NAMES, SERVICES, obj)) is not None}
+    copied = {found: obj for obj in world.host.objects(SERVICES) if (found := virtual_key(NAMES, SERVICES, obj)) is not None}
     assert set(copied) == set(services)
     for key, virtual in services.items():
         assert copied[key]["spec"]["clusterIP"] == virtual["spec"]["clusterIP"], key
@@ -290,8 +296,11 @@ async def test_after_any_chaos_both_sides_agree(seed: int) -> None:
         chaos = Chaos(world, random.Random(seed))
         await chaos.run(STEPS)
         await make_peace(world)
-        print("\n".join(chaos.log))  # shown when it fails
-        compare(world)
+        try:
+            compare(world)
+        except AssertionError as error:
+            error.add_note("\n".join(chaos.log))
+            raise
         assert world.syncer is not None
         assert world.syncer.rows() == {}
         assert await world.scan_writes() == []

@@ -67,3 +67,16 @@ async def test_what_the_host_does_is_seen_during_a_burst() -> None:
         assert virtual is not None
         assert virtual["status"]["phase"] == "Running"
         assert len(world.journal.find("create", PODS, side=Side.HOST, since=began)) < 200
+
+
+async def test_status_that_cannot_be_written_holds_no_new_pod_up() -> None:
+    async with running() as world:
+        for number in range(50):
+            world.virtual.create(pod(f"p{number}"))
+        await world.settle()
+        world.virtual.fault(on("patch", PODS, subresource="status"), hang=True)
+        world.run_pods()
+        await asyncio.sleep(1)
+        world.virtual.create(pod("web"))
+        await asyncio.sleep(2)
+        assert world.host_pod("web") is not None

@@ -374,3 +374,5 @@ class TestNamespaces:
             await asyncio.sleep(120)
             assert 0 < len(world.journal.find("create", PODS, side=Side.HOST, since=began)) < 15
             assert world.warnings() == []
+            assert world.syncer is not None
+            assert world.syncer.rows() == {("pods", "default/web"): "retrying"}, "but whoever looks is told"
