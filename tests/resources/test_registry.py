@@ -30,7 +30,9 @@ def test_it_watches_both_halves_of_its_pairs(spec: SyncSpec) -> None:
 @pytest.mark.parametrize("spec", NAMED)
 def test_it_watches_what_wakes_it_and_what_it_indexes(spec: SyncSpec) -> None:
     places = {(watch.side, watch.resource) for watch in spec.watches}
-    assert places >= {(wake.side, wake.resource) for wake in spec.wakes} | {(wake.side, wake.resource) for wake in spec.index_wakes} | set(spec.indexes)
+    assert places >= {(wake.side, wake.resource) for wake in spec.wakes} | {(wake.side, wake.resource) for wake in spec.index_wakes} | set(
+        spec.indexes
+    )
 
 
 @pytest.mark.parametrize("spec", NAMED)
