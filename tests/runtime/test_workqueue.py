@@ -5,26 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import looptime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncer.runtime.workqueue import LOW_EVERY, NORMAL_EVERY, Closed, Priority, WorkQueue
+from tests.runtime.virtual_time import run
 
 URGENT, NORMAL, LOW = Priority
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    """In a loop of its own whose time passes at once: fixtures do not mix with @given."""
-    loop = looptime.new_event_loop()
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
 
 
 async def take(queue: WorkQueue[Any], only: Priority | None = None) -> Any:
