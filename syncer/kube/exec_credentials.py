@@ -13,20 +13,31 @@ import binascii
 import datetime as dt
 import json
 import os
+import ssl
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 from kubernetes_asyncio.client import Configuration
+from kubernetes_asyncio.config import kube_config
 from kubernetes_asyncio.config.config_exception import ConfigException
 from kubernetes_asyncio.config.dateutil import parse_rfc3339
 from kubernetes_asyncio.config.exec_provider import ExecProvider
 from kubernetes_asyncio.config.kube_config import ConfigNode, KubeConfigLoader
+from kubernetes_asyncio.config.openid import OpenIDRequestor
 
 LEAST_LIFE = 60.0
 """Seconds; a token with less than this is as good as expired."""
+
+
+class VerifyingRequestor(OpenIDRequestor):
+    """The library's own does not check the identity provider's certificate, and hands it refresh token and client secret."""
+
+    def _get_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=self._ssl_ca_cert))
 
 
 class Unusable(Exception):
@@ -93,10 +104,13 @@ async def _ask_auth_provider(document: Any, kubeconfig: Path, context: str, sect
         if (end := _end_of_token(known)) is None or end > time.time() + LEAST_LIFE:
             return {"token": known, "cert": None, "key": None, "expiry": end}
         del config["id-token"]  # makes the library ask for a new one; it cannot tell the age of every token itself
+    if config.get("idp-certificate-authority") and not config.get("idp-certificate-authority-data"):
+        raise Unusable("auth-provider.config.idp-certificate-authority: is not supported; use idp-certificate-authority-data")
+    kube_config.OpenIDRequestor = VerifyingRequestor  # type: ignore[attr-defined]  # imported there, not meant to be replaced
     loader = KubeConfigLoader(document, active_context=context, config_base_path=str(kubeconfig.parent), config_persister=persist)
     try:
         await loader.load_and_set(Configuration())
-    except ConfigException as error:
+    except (ConfigException, aiohttp.ClientError) as error:
         raise Unusable(f"auth-provider: {error}; log in again with kubectl") from None
     token = getattr(loader, "token", "").removeprefix("Bearer ")
     if not token:

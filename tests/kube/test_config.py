@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime as dt
 import json
 import os
 import ssl
@@ -455,19 +456,58 @@ class TestPluginProcess:
                 await running
             await left.wait()
 
+    def oidc_token(self, end: float) -> str:
+        """With characters that only the URL form of base64 can tell."""
+        payload = base64.urlsafe_b64encode(json.dumps({"exp": end, "who": "a?b>c~"}).encode()).decode().rstrip("=")
+        return f"e30.{payload}.sig"
+
     async def test_oidc_token_that_is_still_good(self, files: Files) -> None:
-        payload = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + 3600, "who": "a?b>c~"}).encode()).decode().rstrip("=")
-        token = f"e30.{payload}.sig"
+        token = self.oidc_token(time.time() + 3600)
         files.user["auth-provider"] = {"name": "oidc", "config": {"id-token": token}}
         cluster = await load_cluster(str(files.write()))
         assert await cluster.headers() == {"Authorization": f"Bearer {token}"}
         assert cluster._credential.renew < float("inf")
 
     async def test_oidc_token_that_cannot_be_renewed(self, files: Files) -> None:
-        payload = base64.urlsafe_b64encode(json.dumps({"exp": 1}).encode()).decode().rstrip("=")
-        files.user["auth-provider"] = {"name": "oidc", "config": {"id-token": f"e30.{payload}.sig"}}
+        files.user["auth-provider"] = {"name": "oidc", "config": {"id-token": self.oidc_token(1)}}
         with pytest.raises(ConfigError, match=r"auth-provider: oidc: .*refresh-token; log in again with kubectl"):
             await load_cluster(str(files.write()))
+
+    @pytest.mark.parametrize("trusted", [True, False])
+    async def test_oidc_token_is_renewed_by_a_provider_that_proves_itself(
+        self, files: Files, authority: trustme.CA, server_tls: ssl.SSLContext, serve: Serve, trusted: bool
+    ) -> None:
+        """The old refresh token may be void from then on, so the new one is kept."""
+
+        async def provider(request: web.Request) -> web.Response:
+            if request.path.endswith("/.well-known/openid-configuration"):
+                return web.json_response({"token_endpoint": f"{tiny.url}/token"})
+            return web.json_response({"id_token": self.oidc_token(time.time() + 3600), "refresh_token": "second"})
+
+        tiny = await serve(provider, tls=server_tls)
+        config = {"client-id": "id", "client-secret": "s", "idp-issuer-url": tiny.url, "refresh-token": "first"}
+        config |= {"id-token": self.oidc_token(1)}
+        if trusted:
+            config |= {"idp-certificate-authority-data": b64(authority.cert_pem.bytes())}
+        files.user["auth-provider"] = {"name": "oidc", "config": config}
+        if not trusted:
+            with pytest.raises(ConfigError, match=r"auth-provider: .*certificate verify failed"):
+                await load_cluster(str(files.write()))
+            assert tiny.requests == []
+            return
+        cluster = await load_cluster(str(files.write()))
+        assert cluster.token.count(".") == 2
+        assert "refresh-token: second" in files.path.read_text()
+
+    async def test_certificate_without_an_end(self, plugin_files: Files, tmp_path: Path, authority: trustme.CA) -> None:
+        """Its own end counts then."""
+        made = authority.issue_cert("me", not_after=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
+        status = {"clientCertificateData": pem(made.cert_chain_pems).decode(), "clientKeyData": made.private_key_pem.bytes().decode()}
+        answer = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
+        self.write_plugin(tmp_path / "plugin", f"print({json.dumps(answer)!r})")
+        cluster = await load_cluster(str(plugin_files.write()))
+        assert await cluster.headers() == {}
+        assert 0.7 * 3600 < cluster._credential.renew - asyncio.get_running_loop().time() <= 0.8 * 3600
 
 
 def test_the_daemon_does_not_import_the_large_library() -> None:

@@ -297,6 +297,22 @@ class TestListing:
             assert made.kinds[:10] == ["Init", "InitApply", "Failed"] * 2 + ["Init", "InitApply", "Init", "InitDone"]
             assert [type(error) for error in made.failures[:2]] == [WatchError] * 2
 
+    async def test_a_streamed_list_that_never_ends_gives_way_to_pages(self, serve: Serve, connect: Connect) -> None:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            if "watch" not in request.query:
+                return web.json_response({"metadata": {"resourceVersion": "3"}, "items": [config_map("a")]})
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(codec.dumps({"type": "ADDED", "object": config_map("a")}) + b"\n")
+            await asyncio.Event().wait()
+            return response
+
+        async with mirror(await connect((await serve(handler)).url)) as made:
+            await asyncio.sleep(65)
+            assert made.kinds == ["Init", "InitApply", "Failed", "Init", "InitApply", "InitDone", "Apply"]
+            assert isinstance(made.failures[0], TimeoutError)
+            assert set(made.objects) == {A}
+
     async def test_a_list_without_a_version_is_none(self, serve: Serve, connect: Connect) -> None:
         async def handler(request: web.Request) -> web.Response:
             return web.json_response({"items": []}, status=422 if "watch" in request.query else 200)
