@@ -35,7 +35,7 @@ from tests.sync.harness import DNS_SERVICE, NAMES, World, host_event, named, pod
 
 pytestmark = pytest.mark.looptime
 
-SEEDS = int(os.environ.get("SYNCER_CHAOS_SEEDS", "5"))
+SEEDS = int(os.environ.get("SYNCER_CHAOS_SEEDS", "3"))
 STEPS = 60
 NAMESPACES_USED = ("default", "shop")
 NAMES_USED = ("a", "b", "c")  # few, so that names are used again and again
