@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from syncer.sync.spec import SyncSpec, Wake
 
 log = structlog.get_logger("syncer.sync")
+
+_FENCE_CALM = 15.0
+_FENCE_ALERT = 2.0
+"""Seconds between two looks at who both sides are; at the host, where only a person changes things, every second time when calm."""
+_FAILING = 20.0
+"""Seconds for which a watch may fail before its cache counts as stale."""
 
 
 class Engine:
@@ -99,6 +106,8 @@ class Engine:
                 wrong = "has not listed yet"
             elif (age := informer.stale_for()) > stale_after:
                 wrong = f"no sign of life for {age:.0f} s"
+            elif informer.error is not None and age > _FAILING:
+                wrong = f"not kept up to date for {age:.0f} s: {informer.error}"
             else:
                 wrong = ""
             found.append((f"cache {side} {resource}", wrong))
@@ -176,11 +185,12 @@ class Engine:
 
     async def _watch_fence(self) -> None:
         """Ask both sides who they are, more often while something is held or wrong."""
-        while True:
+        for number in itertools.count():
             alert = self._fence.closed is not None or bool(self._guard.holding())
-            await asyncio.sleep(2.0 if alert else 10.0)
+            await asyncio.sleep(_FENCE_ALERT if alert else _FENCE_CALM)
             try:
-                await self._fence.verify_host()
+                if alert or number % 2:
+                    await self._fence.verify_host()
                 await self._fence.verify()
             except FenceClosed:
                 continue
