@@ -283,7 +283,7 @@ class TestFence:
             for number in range(3):
                 world.protect(Side.HOST, PODS, NAMES.host_key(Key("default", f"p{number}")))
             world.host.remove(CONFIGMAPS, world.owner)
-            await asyncio.sleep(11)
+            await asyncio.sleep(31)
             world.journal.no_writes_after = clock()
             world.virtual.create(pod("new"))
             world.virtual.registry.delete(PODS, Key("default", "p0"), {})
