@@ -92,7 +92,7 @@ _last: tuple[Obj, References] | None = None
 
 def _references_once(pod: Obj) -> References:
     """References of a pod, walked once although one index after the other asks for them as it enters the store."""
-    global _last  # noqa: PLW0603  the pod is the very same object, and nothing changes it meanwhile
+    global _last
     if _last is None or _last[0] is not pod:
         _last = (pod, references(pod))
     return _last[1]
