@@ -40,7 +40,7 @@ class Daemon:
     def host_kubeconfig(self) -> Path:
         """What it may do on the host. Granted once, so that it can be started while the host is down."""
         virtual = self.virtual
-        return virtual.host.grant(virtual.host_namespace, f"syncer-{virtual.name}", rules(needed_rights(ALL)))
+        return virtual.host.grant(virtual.host_namespace, f"syncer-{virtual.name}", rules(needed_rights(ALL, election=True)))
 
     def command(self) -> list[str]:
         """The command line, as one would type it."""

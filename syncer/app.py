@@ -29,6 +29,7 @@ from syncer.proxy.allocation import HostAllocator
 from syncer.proxy.certificates import issue_certificates
 from syncer.proxy.health import Check, HealthServer
 from syncer.resources import ALL
+from syncer.runtime.leader import Elector
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from syncer.kube.config import Cluster
-    from syncer.runtime.leader import Elector
     from syncer.settings import Settings
     from syncer.sync.spec import Right
 
@@ -133,8 +133,10 @@ class App:
                 if not settings.leader_elect:
                     await self._lead(clients, fence, recorder)
                     return
+                # A client of its own: renewals must not queue behind a burst of writes.
+                apart = await stack.enter_async_context(Client(clients[Side.HOST].cluster, Side.HOST, observe=self._metrics.api_request))
                 self._elector = Elector(
-                    clients[Side.HOST],
+                    apart,
                     namespace=settings.target_namespace,
                     name=f"vcluster-{settings.name}-controller",
                     identity=f"{socket.gethostname()}-{os.getpid()}",
@@ -142,6 +144,7 @@ class App:
                     renew_deadline=settings.renew_deadline,
                     retry_period=settings.retry_period,
                 )
+                self._starting = None
                 await self._elector.run(lambda: self._lead(clients, fence, recorder))
 
     async def drain(self, seconds: float) -> None:
@@ -153,7 +156,8 @@ class App:
         """What /readyz tells."""
         checks = [Check("started", self._starting is None, self._starting or "")]
         if self._elector is not None:
-            checks.append(Check("leadership", self._elector.is_leader, "" if self._elector.is_leader else "another replica leads"))
+            leads, holder = self._elector.is_leader, self._elector.holder
+            checks.append(Check("leadership", leads or bool(holder), "" if leads else f"{holder} leads" if holder else "nobody leads yet"))
         if self._fence is not None:
             closed = self._fence.closed
             checks.append(Check("fence", closed is None, closed or ""))
@@ -214,7 +218,7 @@ class App:
 
     async def _until_rights(self, host: Client) -> None:
         """Go on once the host grants what the enabled loops cannot work without; until then say what is missing."""
-        needed = needed_rights(self._specs, optional=False)
+        needed = needed_rights(self._specs, optional=False, election=self._settings.leader_elect)
         told: list[Right] = []
         while True:
             review = await self._insist("the host's answer about our rights", lambda: ask_rights(host, self._settings.target_namespace))
@@ -227,7 +231,7 @@ class App:
             self._tell_missing(missing if missing != told else [], log.error)
             told = missing
             await asyncio.sleep(_TRY_AGAIN)
-        self._tell_missing(lacking(needed_rights(self._specs), review), log.warning)
+        self._tell_missing(lacking(needed_rights(self._specs, election=self._settings.leader_elect), review), log.warning)
 
     def _tell_missing(self, rights: Iterable[Right], tell: Callable[..., None]) -> None:
         for right in rights:
@@ -301,11 +305,14 @@ class App:
             await self._insist("the range of Service addresses", lambda: self._accept_host_addresses(clients))
             self._admits = False
         self._starting = None
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(engine.run(), name="engine")
-            if services:
-                allocator = HostAllocator(clients, caches, fence, names=self._names, owner=policy.owner, wall=time.time)
-                tasks.create_task(self._admit_services(clients[Side.VIRTUAL], allocator), name="admission")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(engine.run(), name="engine")
+                if services:
+                    allocator = HostAllocator(clients, caches, fence, names=self._names, owner=policy.owner, wall=time.time)
+                    tasks.create_task(self._admit_services(clients[Side.VIRTUAL], allocator), name="admission")
+        finally:
+            self._engine = self._guard = self._ledger = self._admits = None
 
     async def _accept_host_addresses(self, clients: Mapping[Side, Client]) -> None:
         """Have the virtual API server accept the addresses that the host gives to Services, whatever its own range is."""

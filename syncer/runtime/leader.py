@@ -100,6 +100,11 @@ class Elector:
         """Whether writing is allowed now. Goes by the clock: it is False in time even if this process was frozen."""
         return self._leading and _now() < self._renewed_at + self._renew_deadline
 
+    @property
+    def holder(self) -> str:
+        """Who held the lease when it was last looked at; "" for nobody."""
+        return str((self._spec or {}).get("holderIdentity") or "")
+
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Run `lead()` whenever this process is the leader; returns, or raises, when `lead` does.
 

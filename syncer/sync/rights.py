@@ -22,11 +22,14 @@ OWN_RIGHTS = (
 )
 """What the syncer needs for itself: the owner ConfigMap of the fence, and events on it."""
 
+ELECTION_RIGHTS = (Right(group="coordination.k8s.io", resource="leases", verbs=("create", "get", "patch")),)
+"""What leader election needs besides."""
 
-def needed_rights(specs: Iterable[SyncSpec], *, optional: bool = True) -> list[Right]:
+
+def needed_rights(specs: Iterable[SyncSpec], *, optional: bool = True, election: bool = False) -> list[Right]:
     """The union of what the loops and the syncer itself need, one entry a resource, sorted; without the `optional` ones if so asked."""
     verbs: dict[tuple[str, str], set[str]] = {}
-    for right in (*OWN_RIGHTS, *(right for spec in specs for right in spec.host_rights)):
+    for right in (*OWN_RIGHTS, *(ELECTION_RIGHTS if election else ()), *(right for spec in specs for right in spec.host_rights)):
         if optional or not right.optional:
             verbs.setdefault((right.group, right.resource), set()).update(right.verbs)
     return [Right(group=group, resource=resource, verbs=tuple(sorted(verbs[group, resource]))) for group, resource in sorted(verbs)]
