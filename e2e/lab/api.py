@@ -16,7 +16,7 @@ import yaml
 from e2e.errors import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 Obj = dict[str, Any]
@@ -72,6 +72,20 @@ class Api:
             reason = content.get("message", text) if isinstance(content, dict) else text
             raise ApiFailure(answer.status, f"{method} {self.server}{path}: {answer.status} {reason}")
         return content
+
+    def watch(self, path: str, resource_version: str, **params: str) -> Iterator[Obj]:
+        """Every watch event after a resourceVersion as it comes, until the server ends the watch. Raises as `request`."""
+        connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
+        try:
+            query = urlencode({**params, "watch": "1", "resourceVersion": resource_version})
+            connection.request("GET", f"{path}?{query}")
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise ApiFailure(answer.status, f"WATCH {self.server}{path}: {answer.status} {answer.read().decode()}")
+            for line in answer:
+                yield json.loads(line)
+        finally:
+            connection.close()
 
     def get(self, path: str, **params: str) -> Any:
         """GET a path, e.g. /api/v1/namespaces/default/pods."""
