@@ -234,6 +234,37 @@ async def test_hung_api_server_ends_leadership_in_time(logs: list[EventDict]) ->
 
 
 @pytest.mark.looptime
+async def test_deadline_counts_from_when_the_renewal_was_sent() -> None:
+    """Others may have seen it that early, however late the answer came."""
+
+    async def slow(when: str) -> None:
+        if when == "after":
+            await asyncio.sleep(3)
+
+    line = Line(Server(), slow)
+    one = Leader(line)
+    async with stopping(one):
+        await asyncio.sleep(7.5)  # taken at 0, answered at 3; renewed at 3 and 6, answered at 6 and 9
+        line.hung = True
+        await asyncio.sleep(6 + DEADLINE - 7.6)
+        assert one.may_write()
+        await asyncio.sleep(0.2)
+        assert not one.may_write()
+        assert one.spans == [[3.0, pytest.approx(6 + DEADLINE)]]
+
+
+@pytest.mark.looptime
+async def test_process_that_was_frozen_does_not_take_itself_for_the_leader() -> None:
+    """Before any timer has had its turn."""
+    one = Leader(Line(Server()))
+    async with stopping(one):
+        await asyncio.sleep(1)
+        assert one.may_write()
+        one.elector._renewed_at = now() - DEADLINE - 0.1
+        assert not one.may_write()
+
+
+@pytest.mark.looptime
 async def test_what_does_not_stop_ends_the_run_before_another_may_start() -> None:
     server = Server()
     line = Line(server)
@@ -318,6 +349,19 @@ async def test_orderly_end_keeps_the_lease_until_the_work_is_done_and_then_relea
         assert not two.leads()
         await asyncio.sleep(2 * PERIOD)
         assert two.leads(), "without waiting for the lease to run out"
+
+
+@pytest.mark.looptime
+async def test_lease_lost_during_the_end_is_not_released() -> None:
+    server = Server()
+    one = Leader(Line(server), cleanup=8)
+    await asyncio.sleep(1)
+    one.task.cancel()
+    await asyncio.sleep(1)
+    server.write({"holderIdentity": "other", "leaseDurationSeconds": 15}, str(server.rv))
+    await asyncio.wait({one.task})
+    assert now() == pytest.approx(9)
+    assert server.spec["holderIdentity"] == "other"
 
 
 @pytest.mark.looptime
