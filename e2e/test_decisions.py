@@ -28,6 +28,9 @@ NAME = "decided"
 KUBERNETES = Key("default", "kubernetes")
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 
+NOTHING_COPIED = {"automountServiceAccountToken": False}
+"""A pod with it refers to no ConfigMap, so the loop of pods alone can take it to the host."""
+
 
 @pytest.fixture(scope="module")
 def cluster(host_cluster: HostCluster, virtual_cluster: StartVirtual) -> Iterator[Cluster]:
@@ -155,7 +158,7 @@ class TestPods:
 
     def test_the_life_of_a_pod(self, cluster: Cluster) -> None:
         names, host_key = cluster.names, cluster.names.host_key(self.WEB)
-        spec = {"containers": [{"name": "app", "image": "nginx", "resources": {"requests": {"cpu": "1"}}}]}
+        spec = {"containers": [{"name": "app", "image": "nginx", "resources": {"requests": {"cpu": "1"}}}], **NOTHING_COPIED}
         cluster.create(Side.VIRTUAL, PODS, named("web", "Pod", spec=spec))
         assert cluster.settle(pods.SPEC, self.WEB, waited=60) == []
         metadata = {"name": host_key.name, "uid": cluster.get(Side.HOST, PODS, host_key)["metadata"]["uid"]}
@@ -204,7 +207,11 @@ class TestPods:
     def test_a_finalizer_outlives_the_host_pod(self, cluster: Cluster) -> None:
         key = Key("default", "job")
         host_key = cluster.names.host_key(key)
-        body = named("job", "Pod", spec={"containers": [{"name": "app", "image": "x"}], "restartPolicy": "Never", "nodeName": "nowhere"})
+        body = named(
+            "job",
+            "Pod",
+            spec={"containers": [{"name": "app", "image": "x"}], "restartPolicy": "Never", "nodeName": "nowhere", **NOTHING_COPIED},
+        )
         body["metadata"]["finalizers"] = ["example.test/kept"]
         cluster.create(Side.VIRTUAL, PODS, body)
         assert cluster.settle(pods.SPEC, key, waited=60) == []
@@ -222,7 +229,9 @@ class TestPods:
     def test_a_host_pod_without_a_virtual_one_goes(self, cluster: Cluster) -> None:
         key = Key("default", "left")
         cluster.create(
-            Side.VIRTUAL, PODS, named("left", "Pod", spec={"containers": [{"name": "app", "image": "x"}], "nodeName": "nowhere"})
+            Side.VIRTUAL,
+            PODS,
+            named("left", "Pod", spec={"containers": [{"name": "app", "image": "x"}], "nodeName": "nowhere", **NOTHING_COPIED}),
         )
         assert cluster.settle(pods.SPEC, key, waited=60) == []
         cluster.delete(Side.VIRTUAL, PODS, key, {"gracePeriodSeconds": 0})
@@ -232,7 +241,7 @@ class TestPods:
 
 
 def test_events_are_mirrored_once_per_version(cluster: Cluster) -> None:
-    cluster.create(Side.VIRTUAL, PODS, named("told", "Pod", spec={"containers": [{"name": "app", "image": "x"}]}))
+    cluster.create(Side.VIRTUAL, PODS, named("told", "Pod", spec={"containers": [{"name": "app", "image": "x"}], **NOTHING_COPIED}))
     assert cluster.settle(pods.SPEC, Key("default", "told"), waited=60) == []
     host_key = cluster.names.host_key(Key("default", "told"))
     host = cluster.get(Side.HOST, PODS, host_key)
