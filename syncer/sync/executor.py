@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from syncer.errors import AlreadyExists, ApiError, Conflict, Forbidden, Held, Invalid, NotFound, Refused, Stale
 from syncer.kube import codec
 from syncer.kube.types import PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
+from syncer.naming import LABEL_MANAGED_BY
 from syncer.sync.intents import Again, Bind, Create, Delete, Intent, MintToken, Patch, Refuse, Wait, Warn
 from syncer.sync.recorder import Notice, Recorder
 from syncer.translate.messages import host_names_hidden
@@ -188,10 +189,20 @@ class Executor:
             if host is not None and recorded_uid(host):
                 counterpart = (recorded_uid(host),)
         elif (ref := subject.spec.host_ref(self._caches.names, subject.key)) is not None:
+            await self._require_gone(ref)
             counterpart = (ref,)
         held = await self._guard.permit(subject.spec.name, counterpart, lambda: subject.orphans(intent.side))
         if held is not None:
             raise Held(held)
+
+    async def _require_gone(self, ref: Ref) -> None:
+        """Ask the API server itself: an object that lost our label has left the watch just as a deleted one does."""
+        try:
+            found = await self._clients[ref.side].get(ref.resource, ref.key)
+        except NotFound:
+            return
+        self._caches.keep(ref.side, ref.resource, found)
+        raise Stale(f"{ref.side} {ref.resource} {ref.key} is still there; if it lost its label {LABEL_MANAGED_BY}, put that back")
 
     async def _bind(self, intent: Bind) -> None:
         body: Obj = {

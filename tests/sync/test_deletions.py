@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from syncer.kube.types import CONFIGMAPS, NAMESPACES, PODS, SECRETS, SERVICES, Key, Resource, Side, key_of
+from syncer.naming import LABEL_MANAGED_BY
 from syncer.sync.fence import RELEASE_DELETIONS
 from tests.fakes.requests import on
 from tests.sync.harness import NAMES, World, clock, named, pod, running, service, stage, wall
@@ -47,6 +48,18 @@ def release(world: World) -> None:
 
 def deletions(world: World, side: Side, resource: Resource = PODS) -> int:
     return len(world.journal.find("delete", resource, side=side))
+
+
+async def test_a_host_pod_that_lost_its_label_takes_no_virtual_pod_along() -> None:
+    async with running() as world:
+        (key,) = await with_pods(world, 1, run=True)
+        host_key = NAMES.host_key(key)
+        world.host.change(PODS, host_key, {"metadata": {"labels": {LABEL_MANAGED_BY: None}}})
+        await asyncio.sleep(120)
+        assert world.virtual.get(PODS, key) is not None
+        assert deletions(world, Side.VIRTUAL) == deletions(world, Side.HOST) == 0
+        world.host.change(PODS, host_key, {"metadata": {"labels": {LABEL_MANAGED_BY: NAMES.suffix}}})
+        await world.settle()
 
 
 async def test_a_list_that_comes_back_without_a_hundred_pods_holds_their_deletion_until_released() -> None:
