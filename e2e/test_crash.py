@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -226,32 +227,54 @@ def writes(daemon: Daemon) -> list[str]:
     ]
 
 
+def wait_agreed(virtual: VirtualCluster) -> None:
+    """Until both sides agree and nothing changes any more; AssertionError with the differences."""
+    last = {"never looked": ""}
+
+    def agreed() -> bool:
+        nonlocal last
+        before, last = last, versions(virtual)
+        time.sleep(1)
+        return before == last and not differences(virtual)
+
+    try:
+        wait_until(agreed, "both sides agree and are at rest", SETTLED_SECONDS)
+    except LabError as error:
+        raise AssertionError(f"{error}: {differences(virtual)}") from None
+
+
+def kill_during(application: Application, killer: Killer, witness: Witness) -> None:
+    """Kill again and again while the application lives, KILLS times and during each deed; earlier if something is wrong already."""
+    over = threading.Event()
+
+    def enough() -> bool:
+        covered = killer.during.total() >= KILLS and len(killer.during) >= len(application.deeds)
+        return over.is_set() or bool(witness.problems) or covered
+
+    with ThreadPoolExecutor(1) as owner:
+        life = owner.submit(application.live, enough)
+        try:
+            while not enough() and not life.done():
+                killer.kill(lambda: application.doing)
+        finally:
+            over.set()
+        life.result()
+
+
 def test_fifty_kills_leave_no_trace(daemon: Daemon) -> None:
     seed = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 1_000_000)
     print(f"CRASH_SEED={seed}")
     virtual = daemon.virtual
     before = identity(virtual)
     assert len(before) == 2
-    with Witness(virtual) as witness, ThreadPoolExecutor(1) as owner:
+    with Witness(virtual) as witness:
         killer = Killer(daemon, witness, seed)
         application = Application(virtual, killer.during.total)
-
-        def enough() -> bool:
-            return bool(witness.problems) or (killer.during.total() >= KILLS and len(killer.during) >= len(application.deeds))
-
-        life = owner.submit(application.live, enough)
-        while not enough() and not life.done():
-            killer.kill(lambda: application.doing)
-        life.result()
-        assert witness.problems == []
+        kill_during(application, killer, witness)
         print(f"killed {killer.during.total()} times: {dict(killer.during)}")
         print(f"{witness.deletions} of {len(witness.host_pods)} host pods deleted")
         daemon.wait_ready()
-        try:
-            wait_until(lambda: not differences(virtual), "both sides agree", SETTLED_SECONDS)
-        finally:
-            assert differences(virtual) == []
-
+        wait_agreed(virtual)
         assert witness.problems == []
         assert {name: count for name, count in witness.created.items() if not name.startswith(STEADY)} == {
             f"{guestbook.NAMESPACE}/{name}": count for name, count in application.created.items()
@@ -261,9 +284,9 @@ def test_fifty_kills_leave_no_trace(daemon: Daemon) -> None:
         application.forget_replicas()
         guestbook.write_entry(virtual, f"after-{KILLS}-kills")
         guestbook.read_entry(virtual, f"after-{KILLS}-kills")
+        wait_agreed(virtual)
         assert witness.problems == []
 
-    wait_until(lambda: not differences(virtual), "both sides agree", SETTLED_SECONDS)
     daemon.stop()
     then = versions(virtual)
     daemon.start()
