@@ -131,7 +131,5 @@ class HostAllocator:
     def _cleaned(self, error: ApiError, key: Key) -> ApiError | Stale:
         if isinstance(error, Conflict):
             return Stale(f"the Service {key} is changing on the host; try again")
-        message = host_names_hidden(
-            error.message, host_namespace=self._names.host_namespace, pairs=((self._names.host_key(key).name, key),)
-        )
+        message = host_names_hidden(error.message, names=self._names, pairs=((self._names.host_key(key).name, key),))
         return type(error)(error.status, error.reason, message, retry_after=error.retry_after)

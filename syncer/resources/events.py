@@ -9,9 +9,6 @@ a restart writes nothing. Virtual events run out by their own API server's clock
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from syncer.kube.types import (
     CONFIGMAPS,
     EVENTS,
@@ -23,7 +20,6 @@ from syncer.kube.types import (
     Lane,
     Obj,
     Ref,
-    Resource,
     Side,
     annotations_of,
     is_deleting,
@@ -34,9 +30,8 @@ from syncer.naming import ANNOTATION_NAME, ANNOTATION_NAMESPACE, ANNOTATION_UID,
 from syncer.sync.intents import Create, Intent, Pair, Patch
 from syncer.sync.spec import Right, Scope, SyncSpec, Watch
 from syncer.sync.view import View
-from syncer.translate.messages import host_names_hidden
+from syncer.translate.messages import host_names_hidden, names_of_pod
 from syncer.translate.metadata import recorded_uid, virtual_key
-from syncer.translate.references import references
 
 HOST_VERSION = DOMAIN + "/host-version"
 """Annotation of virtual events: `uid/resourceVersion` of the host event as it was last mirrored."""
@@ -104,24 +99,14 @@ def _virtual_content(event: Obj, view: View) -> Obj:
         "fieldPath": about.get("fieldPath"),
     }
     if content["message"]:
+        known = names_of_pod(view.names, subject, view.get(Side.VIRTUAL, PODS, subject)) if resource == PODS else [(about["name"], subject)]
         content["message"] = host_names_hidden(
             content["message"],
-            host_namespace=view.names.host_namespace,
-            pairs=list(_names_in(resource, about, subject, view)),
+            names=view.names,
+            pairs=known,
             replacements=((about.get("uid") or "", annotations_of(event).get(ANNOTATION_UID) or ""),),
         )
     return content
-
-
-def _names_in(resource: Resource, about: Mapping[str, Any], subject: Key, view: View) -> Iterator[tuple[str, Key]]:
-    """Host names that a message may hold: the object's own, and for a pod those of what it refers to."""
-    yield about["name"], subject
-    pod = view.get(Side.VIRTUAL, PODS, subject) if resource == PODS else None
-    if pod is not None:
-        found = references(pod)
-        for name in sorted(found.configmaps | found.secrets | found.claims | found.endpoints):
-            key = Key(subject.namespace, name)
-            yield view.names.host_key(key).name, key
 
 
 def _suffix(event: Obj) -> str:

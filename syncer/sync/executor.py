@@ -262,7 +262,7 @@ class Executor:
         ref = subject.spec.host_ref(self._caches.names, subject.key)
         message = host_names_hidden(
             error.message,
-            host_namespace=self._caches.names.host_namespace,
+            names=self._caches.names,
             pairs=((ref.key.name, subject.key),) if ref is not None else (),
         )
         return Refused(error.reason or "SyncError", message)

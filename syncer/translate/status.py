@@ -8,8 +8,7 @@ from typing import Any
 from syncer.kube.types import Key, Obj, key_of, uid_of
 from syncer.naming import Names
 from syncer.translate.merge import owned
-from syncer.translate.messages import host_names_hidden
-from syncer.translate.references import references
+from syncer.translate.messages import host_names_hidden, names_of_pod
 
 _STATUSES_OF = {
     "containerStatuses": "containers",
@@ -172,13 +171,8 @@ def _hiding(names: Names, virtual: Obj, host: Obj) -> _Hide:
 
     def hide(text: str) -> str:
         if not collected:
-            key, found = key_of(virtual), references(virtual)
-            collected.append((key_of(host).name, key))
-            referenced = sorted(found.configmaps | found.secrets | found.claims | found.endpoints)
-            collected.extend((names.host_name(key.namespace, name), Key(key.namespace, name)) for name in referenced)
-        return host_names_hidden(
-            text, host_namespace=names.host_namespace, pairs=collected, replacements=((uid_of(host), uid_of(virtual)),)
-        )
+            collected.extend(names_of_pod(names, key_of(virtual), virtual))
+        return host_names_hidden(text, names=names, pairs=collected, replacements=((uid_of(host), uid_of(virtual)),))
 
     return hide
 

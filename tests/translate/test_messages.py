@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from syncer.kube.types import Key
-from syncer.translate.messages import host_names_hidden
+from syncer.naming import Names
+from syncer.translate.messages import host_names_hidden, names_of_pod
+from syncer.translate.token_secret import token_secret_key
 
 PAIRS = (
     ("web-x-default-x-vc", Key("default", "web")),
@@ -27,16 +29,29 @@ PAIRS = (
         ("failed container=app pod=web-x-default-x-vc_tenants(5f3a)", "failed container=app pod=web_default(v-uid)"),
         ("lookup db-x-data-x-vc.tenants.svc.cluster.local", "lookup db.default.svc.cluster.local"),
         ("claim web-x-default-x-vc-scratch-7xk2p, not xweb-x-default-x-vcx", "claim web-scratch-7xk2p, not xweb-x-default-x-vcx"),
+        ('secret "unknown-x-data-x-vc" not found', 'secret "unknown" not found'),
+        ("tenants/unknown-x-default-x-vc-7xk2p", "default/unknown-7xk2p"),
+        ("a-x-default-x-vcx a-x-other-x-vc", "a-x-default-x-vcx a-x-other-x-vc"),
         ("quota tenants-quota, pool my-tenants, file xtenants", "quota tenants-quota, pool my-tenants, file xtenants"),
     ],
 )
 def test_host_names_hidden(text: str, shown: str) -> None:
-    assert host_names_hidden(text, host_namespace="tenants", pairs=PAIRS, replacements=(("5f3a", "v-uid"),)) == shown
+    assert host_names_hidden(text, names=Names("vc", "tenants"), pairs=PAIRS, replacements=(("5f3a", "v-uid"),)) == shown
 
 
 def test_without_a_known_object() -> None:
-    assert host_names_hidden("in tenants", host_namespace="tenants", pairs=()) == "in (host)"
+    assert host_names_hidden("in tenants", names=Names("vc", "tenants"), pairs=()) == "in (host)"
 
 
 def test_a_namespace_that_is_a_pattern() -> None:
-    assert host_names_hidden("a-b axb", host_namespace="a-b", pairs=(("a.b", Key("n", "v")),)) == "n axb"
+    assert host_names_hidden("a-b axb", names=Names("vc", "a-b"), pairs=(("a.b", Key("n", "v")),)) == "n axb"
+
+
+def test_names_of_a_pod() -> None:
+    """Its tokens' Secret has a name of its own, which for a long name is cut."""
+    names, key = Names("vc", "tenants"), Key("default", "replica-7ddb9c7578-w59hx-with-a-long-name")
+    pod = {"metadata": {}, "spec": {"volumes": [{"name": "v", "configMap": {"name": "settings-x-y"}}]}}
+    text = f'volume: secret "{token_secret_key(names, key).name}", configmap "{names.host_name("default", "settings-x-y")}" not found'
+    shown = f'volume: secret "{key.name}-token", configmap "settings-x-y" not found'
+    assert host_names_hidden(text, names=names, pairs=names_of_pod(names, key, pod)) == shown
+    assert host_names_hidden(text, names=names, pairs=names_of_pod(names, key, None)).startswith(f'volume: secret "{key.name}-token"')
