@@ -124,7 +124,7 @@ def drive(virtual: VirtualCluster, kind: str, arguments: argparse.Namespace) -> 
         f"-n={arguments.pods}",
         f"--repeat={arguments.runs}",
         f"--phases={phases}",
-        "--quiet-wait=20",
+        "--quiet-wait=5",
         f"--out={out}",
         *(["--automount"] if kind == "token" else []),
     ]

@@ -237,9 +237,10 @@ class WorkQueue(Generic[K]):
         passed = self._passed_over
         chosen = waiting[0]
         # LOW is due one take early, because NORMAL goes first when both are due.
-        if passed[Priority.LOW] >= LOW_EVERY - 2:
+        # A lane that was passed over may have been emptied since by one who takes from it alone.
+        if passed[Priority.LOW] >= LOW_EVERY - 2 and Priority.LOW in waiting:
             chosen = Priority.LOW
-        if passed[Priority.NORMAL] >= NORMAL_EVERY - 1:
+        if passed[Priority.NORMAL] >= NORMAL_EVERY - 1 and Priority.NORMAL in waiting:
             chosen = Priority.NORMAL
         for priority in passed:
             passed[priority] = 0 if priority is chosen or priority not in waiting else passed[priority] + 1

@@ -217,6 +217,17 @@ async def test_who_takes_what_another_was_woken_for_passes_his_own_turn_on() -> 
     takers[1].cancel()
 
 
+@pytest.mark.parametrize(("lane", "takes"), [(NORMAL, 3), (LOW, 8)])
+async def test_a_lane_that_is_due_but_was_emptied_by_a_reserved_taker_is_no_turn(lane: Priority, takes: int) -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("waits", lane)
+    for number in range(takes + 1):
+        queue.add(f"urgent {number}", URGENT)
+    assert [await queue.get() for _ in range(takes)] == [f"urgent {number}" for number in range(takes)]
+    assert await queue.get(lane) == "waits"
+    assert await queue.get() == f"urgent {takes}"
+
+
 @pytest.mark.looptime
 async def test_closed_gives_out_what_is_ready_and_then_says_so(looptime: float) -> None:
     queue: WorkQueue[str] = WorkQueue()
