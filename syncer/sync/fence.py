@@ -8,6 +8,7 @@ written on either side, and the reason is in the log, in a metric, in an event o
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ class Fence:
         self._name = name
         self._clock = clock
         self._recorder = recorder
+        self._asking = asyncio.Lock()
         self._checked_at = float("-inf")
         self.owner = owner_key(namespace, name)
         self.owner_uid = ""
@@ -100,13 +102,14 @@ class Fence:
 
     async def verify(self) -> None:
         """Make sure, by asking it, that the virtual side is still the recorded one; raises as `open`."""
-        if self.closed is None and self._clock() - self._checked_at < _FRESH:
-            return
-        try:
-            uid = uid_of(await self._virtual.get(NAMESPACES, _KUBE_SYSTEM))
-        except NotFound:
-            uid = ""
-        self._judge(uid)
+        async with self._asking:  # one answer is good for all who ask at the same time
+            if self.closed is None and self._clock() - self._checked_at < _FRESH:
+                return
+            try:
+                uid = uid_of(await self._virtual.get(NAMESPACES, _KUBE_SYSTEM))
+            except NotFound:
+                uid = ""
+            self._judge(uid)
 
     async def verify_host(self) -> None:
         """Make sure that the owner ConfigMap is still the one that was opened, and read what a person wrote on it."""

@@ -10,13 +10,14 @@ import structlog
 
 from syncer.errors import NETWORK_ERRORS, ApiError, FenceClosed, Held, NotFound, Refused, Stale, Throttled
 from syncer.kube.limits import LONGEST_PAUSE
-from syncer.kube.types import Key, Obj, Ref, Side
+from syncer.kube.types import Key, Ref, Side, uid_of
 from syncer.runtime.workers import Workers
 from syncer.runtime.workqueue import Priority, WorkQueue
 from syncer.sync.executor import Subject
 from syncer.sync.guard import Orphans
 from syncer.sync.intents import Delete, Pair, Wait
 from syncer.sync.ledger import Ledger, State
+from syncer.translate.metadata import recorded_uid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -86,6 +87,7 @@ class Loop:
         self._changed_at: dict[Key, float] = {}
         self._waiting_since: dict[Key, float] = {}
         self._quiet: Key | None = None
+        self._counting = asyncio.Lock()
         self._orphans: dict[Side, tuple[float, Orphans]] = {}
 
     def add(self, key: Key, priority: Priority) -> None:
@@ -253,20 +255,24 @@ class Loop:
 
     async def _count_orphans(self, side: Side) -> Orphans:
         """How many pairs would lose their object on `side` only because the other one is absent, of all that have one there."""
-        counted = self._orphans.get(side)
-        if counted is not None and self._clock() - counted[0] < _ORPHAN_COUNT_FRESH:
-            return counted[1]
+        async with self._counting:  # a burst of deletions asks all at once, and one count answers them all
+            counted = self._orphans.get(side)
+            if counted is None or self._clock() - counted[0] >= _ORPHAN_COUNT_FRESH:
+                counted = self._orphans[side] = (self._clock(), await self._count(side))
+        return counted[1]
+
+    async def _count(self, side: Side) -> Orphans:
         count = total = 0
         for number, key in enumerate(self._all_keys()):
             if number % 100 == 99:
                 await asyncio.sleep(0)
             view = self._caches.view()
             pair = self.pair(key, view)
-            mine: Obj | None = pair.host if side is Side.HOST else pair.virtual
-            if mine is None:
+            if (pair.host if side is Side.HOST else pair.virtual) is None:
                 continue
             total += 1
+            if pair.virtual is not None and pair.host is not None and recorded_uid(pair.host) == uid_of(pair.virtual):
+                continue  # both are there, and belong together
             if any(isinstance(intent, Delete) and intent.unexplained and intent.side is side for intent in self.spec.decide(pair, view)):
                 count += 1
-        self._orphans[side] = (self._clock(), Orphans(count, total))
-        return self._orphans[side][1]
+        return Orphans(count, total)
