@@ -24,13 +24,13 @@ from syncer.sync.view import View
 from syncer.translate.merge import owned
 from syncer.translate.metadata import virtual_key
 from syncer.translate.owners import OWNER_SET_KIND, controller_kind
+from syncer.translate.status import is_finished
 
 FAKE_NODE = DOMAIN + "/fake-node"
 """Label of made-up Nodes, value "true"."""
 
 _ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 _NOT_READY = "node.kubernetes.io/not-ready"
-_FINISHED = frozenset({"Succeeded", "Failed"})
 
 _RESOURCES = {"cpu": "16", "memory": "32Gi", "ephemeral-storage": "100Gi", "pods": "110"}
 """Plausible and large: scheduling is the host's business, and what is free there the tenant may not know."""
@@ -136,7 +136,7 @@ def _index_host(pod: Obj) -> list[str]:
 
 def _index_virtual(pod: Obj) -> list[str]:
     """Only while the pod keeps its Node, so that the Node is decided anew when it no longer does."""
-    finished = (pod.get("status") or {}).get("phase") in _FINISHED
+    finished = is_finished(pod)
     return [] if finished or controller_kind(pod) == "DaemonSet" else _index_host(pod)
 
 

@@ -14,9 +14,8 @@ from syncer.sync.spec import IndexWake, Right, Scope, SyncSpec, Watch
 from syncer.sync.view import View
 from syncer.translate.metadata import recorded_uid, virtual_key
 from syncer.translate.references import token_sources
+from syncer.translate.status import is_finished
 from syncer.translate.token_secret import renewal_times, token_pod, token_secret, token_secret_key
-
-_FINISHED = frozenset({"Succeeded", "Failed"})
 
 
 def decide(pair: Pair, view: View) -> list[Intent]:
@@ -25,7 +24,7 @@ def decide(pair: Pair, view: View) -> list[Intent]:
     if pod is None:
         return _delete(secret, "the virtual pod is gone", unexplained=True)
     sources = tuple(TokenSource(item.data_key, item.audience, item.expiration_seconds) for item in token_sources(pod))
-    if not sources or (pod.get("status") or {}).get("phase") in _FINISHED:
+    if not sources or is_finished(pod):
         return [] if sources else _delete(secret, "the pod has no projected tokens")
     if secret is not None and is_deleting(secret):
         return [_until_gone(secret)]
@@ -66,7 +65,7 @@ def _stages(pod: Obj) -> list[str]:
     """A pod with tokens, and what of its state the decision looks at: it has to be looked at again only when that changes."""
     if not token_sources(pod):
         return []
-    ended = (pod.get("status") or {}).get("phase") in _FINISHED
+    ended = is_finished(pod)
     return [f"{key_of(pod)}/{uid_of(pod)}/{'ended' if ended else 'ending' if is_deleting(pod) else 'running'}"]
 
 

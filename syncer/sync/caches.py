@@ -145,10 +145,6 @@ class Caches:
         """Whether all these caches have listed completely."""
         return all(self.informers[place].synced.is_set() for place in places)
 
-    def missing(self) -> list[str]:
-        """The caches that have not listed completely yet, in words."""
-        return [f"{side} {resource}" for (side, resource), informer in self.informers.items() if not informer.synced.is_set()]
-
     def _slim(self, watch: Watch) -> Callable[[Obj], Obj | None] | None:
         slim = watch.slim
         if slim is None:

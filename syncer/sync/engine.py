@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from syncer.sync.guard import Guard
     from syncer.sync.ledger import Ledger
     from syncer.sync.spec import SyncSpec, Wake
+    from syncer.sync.view import View
 
 log = structlog.get_logger("syncer.sync")
 
@@ -38,7 +39,7 @@ _FAILING = 20.0
 class Engine:
     """Runs the informers and the loops of `specs`. Decides nothing itself.
 
-    `scan_interval` seconds between full scans; `release(annotation)` is told what a person wrote on the owner.
+    `scan_interval` seconds between full scans; `clock` is monotonic seconds, `wall` epoch seconds.
     """
 
     def __init__(
@@ -129,19 +130,20 @@ class Engine:
 
         def route(change: Change) -> None:
             ref = Ref(side, resource, change.key)
+            view = self.caches.view()
             self._note(ref, change)
             priority = changed_priority if synced.is_set() else Priority.LOW
             for loop, waiting in self._subscribers.pop(ref, ()):
                 loop.add(waiting, changed_priority)
             for loop in own:
-                key = change.key if side is Side.VIRTUAL else self._virtual_key(loop.spec, change)
+                key = change.key if side is Side.VIRTUAL else _virtual_key(loop.spec, change, view)
                 if key is not None:
                     loop.add(key, priority)
             for loop, wake in wakes:
-                self._wake(loop, wake, change, priority)
+                _wake(loop, wake, change, priority, view)
             for loop, indexed in by_index:
                 for value in store.moved(indexed.index, change):
-                    if (woken := indexed.key(value, self.caches.view())) is not None:
+                    if (woken := indexed.key(value, view)) is not None:
                         loop.add(woken, priority)
 
         return route
@@ -159,21 +161,6 @@ class Engine:
                 self._guard.forget(ref)
         elif not change.vanished and change.before is not None:
             self._guard.saw_deleted(change.before.uid, ref)
-
-    def _virtual_key(self, spec: SyncSpec, change: Change) -> Key | None:
-        view = self.caches.view()
-        key = spec.virtual_key(change.new, view) if change.new is not None else None
-        if key is None and change.old is not None:
-            key = spec.virtual_key(change.old, view)
-        return key
-
-    def _wake(self, loop: Loop, wake: Wake, change: Change, priority: Priority) -> None:
-        view = self.caches.view()
-        keys = set(wake.keys(change.new, view)) if change.new is not None else set()
-        if change.kind != "added" and change.old is not None:
-            keys.update(wake.keys(change.old, view))
-        for key in keys:
-            loop.add(key, priority)
 
     async def _scan(self) -> None:
         while True:
@@ -210,3 +197,18 @@ class Engine:
                 loop.add_held()
             if name in self._guard.holding() and not loop.has(State.HELD, State.RETRYING):
                 self._guard.end(name)
+
+
+def _virtual_key(spec: SyncSpec, change: Change, view: View) -> Key | None:
+    key = spec.virtual_key(change.new, view) if change.new is not None else None
+    if key is None and change.old is not None:
+        key = spec.virtual_key(change.old, view)
+    return key
+
+
+def _wake(loop: Loop, wake: Wake, change: Change, priority: Priority, view: View) -> None:
+    keys = set(wake.keys(change.new, view)) if change.new is not None else set()
+    if change.kind != "added" and change.old is not None:
+        keys.update(wake.keys(change.old, view))
+    for key in keys:
+        loop.add(key, priority)

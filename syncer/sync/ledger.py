@@ -56,10 +56,6 @@ class Ledger:
         """The pair is in sync; returns the row it had."""
         return self._rows.pop((resource, key), None)
 
-    def get(self, resource: str, key: Key) -> Row | None:
-        """The row of a pair, None when it is in sync."""
-        return self._rows.get((resource, key))
-
     def keys(self, resource: str, state: State) -> list[Key]:
         """The pairs of a resource that stand there."""
         return [key for (name, key), row in self._rows.items() if name == resource and row.state is state]

@@ -6,7 +6,7 @@ result. Functions here never change their arguments; a result may share parts wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from syncer.kube.types import Obj
@@ -18,16 +18,8 @@ def diff(have: Mapping[str, Any], want: Mapping[str, Any]) -> Obj | None:
     for key, wanted in want.items():
         if key not in have:
             patch[key] = wanted
-            continue
-        present = have[key]
-        if present == wanted:
-            continue
-        if isinstance(present, dict) and isinstance(wanted, dict):
-            inner = diff(present, wanted)
-            if inner:
-                patch[key] = inner
         else:
-            patch[key] = wanted
+            _compare(patch, key, have[key], wanted, diff)
     return patch or None
 
 
@@ -42,17 +34,20 @@ def owned(have: Mapping[str, Any], want: Mapping[str, Any]) -> Obj | None:
         if key not in have:
             if owned({}, wanted) if isinstance(wanted, dict) else wanted not in ([], None):
                 patch[key] = wanted
-            continue
-        present = have[key]
-        if present == wanted:
-            continue
-        if isinstance(present, dict) and isinstance(wanted, dict):
-            inner = owned(present, wanted)
-            if inner:
-                patch[key] = inner
         else:
-            patch[key] = wanted
+            _compare(patch, key, have[key], wanted, owned)
     return patch or None
+
+
+def _compare(patch: Obj, key: str, present: Any, wanted: Any, maps: Callable[[Obj, Obj], Obj | None]) -> None:
+    """Put into `patch` what a key that both sides have is missing: of two maps what `maps` says, of anything else the whole."""
+    if present == wanted:
+        return
+    if isinstance(present, dict) and isinstance(wanted, dict):
+        if inner := maps(present, wanted):
+            patch[key] = inner
+    else:
+        patch[key] = wanted
 
 
 def apply(target: Any, patch: Any) -> Any:

@@ -21,8 +21,14 @@ _DISRUPTION = "DisruptionTarget"
 """Written by either control plane, the one that evicts; a Job's failure policy looks for it."""
 _TRANSIENT = ("message", "reason", "nominatedNodeName", "resize")
 """They come and go."""
+_FINISHED = frozenset({"Succeeded", "Failed"})
 _OWN_WORDS = frozenset({"Completed", "Error", "OOMKilled"})
 """Reasons with which a container's termination message is what the container wrote, and must not be altered."""
+
+
+def is_finished(pod: Obj) -> bool:
+    """Whether the pod's containers have all ended for good."""
+    return (pod.get("status") or {}).get("phase") in _FINISHED
 
 
 def virtual_pod_status(names: Names, virtual: Obj, host: Obj, *, spec_applied: bool = True) -> Obj:

@@ -10,12 +10,12 @@ from syncer.resources.pods.update import down, status_up
 from syncer.sync.intents import Again, Bind, Delete, Intent, Pair, Patch, Refuse, Wait
 from syncer.sync.view import View
 from syncer.translate.metadata import recorded_uid
+from syncer.translate.status import is_finished
 
 STUCK_SECONDS = 30.0
 """How long after the end of its grace period a host pod whose virtual pod is gone is taken for stuck on a lost node."""
 
 _MIRROR = "kubernetes.io/config.mirror"
-_FINISHED = frozenset({"Succeeded", "Failed"})
 _DEFAULT_GRACE = 30  # core/v1, PodSpec.terminationGracePeriodSeconds
 
 
@@ -50,7 +50,7 @@ def _host_only(host: Obj, why: str, now: float) -> list[Intent]:
 def _virtual_only(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
     if is_deleting(virtual):
         return _end(pair.key, virtual, "it is being deleted and has no host pod", unexplained=False)
-    if _phase(virtual) in _FINISHED:
+    if is_finished(virtual):
         return []
     if had_host_pod(virtual):
         return _end(pair.key, virtual, "its host pod is gone, and a pod is never started a second time", unexplained=True)
@@ -82,7 +82,7 @@ def _end(key: Key, virtual: Obj, why: str, *, unexplained: bool) -> list[Intent]
     intents: list[Intent] = []
     if not (is_deleting(virtual) and virtual["metadata"].get("deletionGracePeriodSeconds") == 0):
         intents.append(Delete(Side.VIRTUAL, PODS, key, uid_of(virtual), why, grace=0, unexplained=unexplained))
-    if virtual["metadata"].get("finalizers") and _phase(virtual) not in _FINISHED:
+    if virtual["metadata"].get("finalizers") and not is_finished(virtual):
         body = {"status": {"phase": "Failed"}}
         intents.append(Patch(Side.VIRTUAL, PODS, key, uid_of(virtual), body, subresource="status", lane=Lane.STATUS))
     return intents
@@ -126,7 +126,3 @@ def _binding(key: Key, virtual: Obj, host: Obj, view: View, status: list[Intent]
 
 def _delete_host(host: Obj, why: str, *, grace: int | None = None, unexplained: bool = False) -> Delete:
     return Delete(Side.HOST, PODS, key_of(host), uid_of(host), why, grace=grace, unexplained=unexplained)
-
-
-def _phase(pod: Obj) -> str:
-    return (pod.get("status") or {}).get("phase") or ""
