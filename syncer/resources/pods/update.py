@@ -12,14 +12,10 @@ from syncer.translate.owners import owner_annotations
 from syncer.translate.podupdate import host_ephemeral_update, host_pod_update
 from syncer.translate.status import host_gate_conditions, status_patch, virtual_pod_status
 
-_PASSING = ("message", "reason", "nominatedNodeName", "resize")
-"""Fields of a pod's status that come and go; of the others, one that only the virtual API server fills in is left alone."""
-
 
 def status_up(virtual: Obj, host: Obj, view: View, *, spec_applied: bool = True) -> list[Intent]:
     """The virtual status as the host's; `spec_applied`: the virtual spec has reached the host pod."""
-    gone = {field: None for field in _PASSING if field in (virtual.get("status") or {})}
-    patch = status_patch(virtual, {**gone, **virtual_pod_status(view.names, virtual, host, spec_applied=spec_applied)})
+    patch = status_patch(virtual, virtual_pod_status(view.names, virtual, host, spec_applied=spec_applied))
     if patch is None:
         return []
     return [Patch(Side.VIRTUAL, PODS, key_of(virtual), uid_of(virtual), patch, "status", "strategic", Lane.STATUS)]
