@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from syncer.kube.config import Cluster
+    from syncer.kube.types import Resource
     from syncer.settings import Settings
     from syncer.sync.spec import Right
 
@@ -104,6 +105,7 @@ class App:
         self._specs = [spec for spec in ALL if (spec.part_of or spec.name) in enabled]
         self._starting: str | None = "starting"
         """What is being waited for before the loops can run, None once they do."""
+        self._lacking: frozenset[str] = frozenset()
         self._versions: dict[Side, str] = {}
         self._engine: Engine | None = None
         self._fence: Fence | None = None
@@ -274,7 +276,14 @@ class App:
             service_account=settings.service_account,
             virtual_version=self._versions[Side.VIRTUAL],
             translate_images=settings.translate_image,
-            copied=frozenset(spec.kind for spec in self._specs if spec.kind in (CONFIGMAPS, SECRETS)),
+            synced=frozenset(spec.kind for spec in self._specs),
+            lacking=self._lacking,
+            all_copied=_all_copied(settings),
+            enforced_tolerations=settings.enforce_toleration,
+            node_selector=settings.node_selector,
+            enforce_node_selector=settings.enforce_node_selector,
+            sync_all_nodes=settings.sync_all_nodes,
+            clear_node_images=settings.node_clear_image_status,
             owner=fence.owner_reference() if settings.set_owner else None,
         )
         caches = Caches(
@@ -386,6 +395,11 @@ class App:
             yield Reading(Measure.CACHE_BYTES, place, informer.store.bytes_kept)
             yield Reading(Measure.WATCH_RESTARTS, place, informer.watcher.restarts)
             yield Reading(Measure.WATCH_STALENESS, place, informer.stale_for())
+
+
+def _all_copied(settings: Settings) -> frozenset[Resource]:
+    chosen = ((CONFIGMAPS, settings.sync_all_configmaps), (SECRETS, settings.sync_all_secrets))
+    return frozenset(resource for resource, all_of_them in chosen if all_of_them)
 
 
 def _client_readings(clients: Iterable[Client]) -> Iterable[Reading]:

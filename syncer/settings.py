@@ -30,8 +30,10 @@ from syncer.values import (
     Names,
     Port,
     Ranges,
+    Selector,
     Subdomain,
     Switch,
+    Tolerations,
 )
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -61,6 +63,7 @@ class Flag:
 CLUSTER = "Which virtual cluster"
 SERVERS = "API servers"
 SYNC = "What is synced, and how"
+NODES = "Nodes"
 NETWORK = "Network of the virtual cluster"
 SAFETY = "Safety"
 ELECTION = "Leader election"
@@ -119,6 +122,37 @@ class Settings(BaseModel):
     translate_image: Annotated[
         Images, Flag(SYNC, "IMAGE=OTHER,…", "where a container names exactly IMAGE, run OTHER instead", many=True)
     ] = Field(default_factory=dict)
+
+    sync_all_configmaps: Annotated[
+        Switch, Flag(SYNC, "BOOL", "copy every ConfigMap to the host, and not only those that a pod refers to")
+    ] = False
+    sync_all_secrets: Annotated[
+        Switch, Flag(SYNC, "BOOL", "copy every Secret to the host, and not only those that a pod or an Ingress refers to")
+    ] = False
+    enforce_toleration: Annotated[
+        Tolerations,
+        Flag(
+            SYNC, "KEY[=VALUE][:EFFECT],…", "tolerations that every pod gets on the host besides its own; * tolerates everything", many=True
+        ),
+    ] = ()
+
+    node_selector: Annotated[
+        Selector,
+        Flag(
+            NODES,
+            "SELECTOR",
+            "host nodes of this virtual cluster, by their labels; with --sync=nodes any label selector, else key=value pairs",
+            default="all nodes",
+        ),
+    ] = ""
+    enforce_node_selector: Annotated[
+        Switch,
+        Flag(NODES, "BOOL", "let pods run on no other nodes than those of --node-selector; false: show others that run pods as well"),
+    ] = True
+    sync_all_nodes: Annotated[
+        Switch, Flag(NODES, "BOOL", "with --sync=nodes, show all nodes (of --node-selector), and not only those that run pods")
+    ] = False
+    node_clear_image_status: Annotated[Switch, Flag(NODES, "BOOL", "with --sync=nodes, do not show which images the nodes have")] = False
 
     cluster_domain: Annotated[Subdomain, Flag(NETWORK, "DOMAIN", "DNS domain of the virtual cluster")] = "cluster.local"
     dns_service: Annotated[Label, Flag(NETWORK, "SERVICE", "host Service of the virtual cluster's CoreDNS", default="NAME-dns")] = Field(

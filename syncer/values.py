@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from syncer.kube.types import Obj
+from syncer.translate.selectors import parse_selector
+
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _PIECE = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
@@ -97,6 +100,30 @@ def _images(text: str) -> dict[str, str]:
     return pairs
 
 
+def _tolerations(text: str) -> tuple[Obj, ...]:
+    return tuple(_toleration(item) for item in _items(text))
+
+
+def _toleration(text: str) -> Obj:
+    """`key=value:Effect`, any part of which may be left out, or `*` for everything."""
+    found = re.fullmatch(r"(?P<key>\*|[\w./-]+)(=(?P<value>[\w.-]*))?(:(?P<effect>\w+))?", text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a toleration; write key=value:Effect, key:Effect, key=value, key or *")
+    key, value, effect = found["key"], found["value"], found["effect"]
+    if effect not in (None, "NoSchedule", "PreferNoSchedule", "NoExecute"):
+        raise ValueError(f"{text!r}: there is no effect {effect!r}; it is NoSchedule, PreferNoSchedule or NoExecute")
+    if key == "*" and value is not None:
+        raise ValueError(f"{text!r}: * tolerates every taint, so no value can be given")
+    toleration: Obj = {} if key == "*" else {"key": key}
+    toleration |= {"operator": "Exists"} if value is None else {"operator": "Equal", "value": value}
+    return {**toleration, "effect": effect} if effect else toleration
+
+
+def _selector(text: str) -> str:
+    parse_selector(text)
+    return text
+
+
 Switch = Annotated[bool, _else("is neither true nor false")]
 Label = Annotated[
     str,
@@ -138,3 +165,8 @@ class Address(NamedTuple):
 
 BindAddress = Annotated[Address, _text(_address)]
 """`host:port`, `[v6]:port` or `:port`; the host has to be an IP address."""
+
+Tolerations = Annotated[tuple[Obj, ...], _text(_tolerations)]
+"""As in a pod's spec."""
+Selector = Annotated[str, AfterValidator(_selector)]
+"""A label selector as `kubectl --selector` takes it."""

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from syncer.kube.types import SERVICES, Key, Obj, Ref, Resource, Side, annotations_of, is_deleting, key_of, uid_of
+from syncer.kube.types import ENDPOINTS, SERVICES, Key, Obj, Ref, Side, annotations_of, is_deleting, key_of, uid_of
 from syncer.naming import DOMAIN
 from syncer.sync.intents import Create, Delete, Intent, Pair, Patch, Wait
 from syncer.sync.spec import Right, SyncSpec, Wake, Watch
 from syncer.sync.view import View
 
 KUBERNETES = Key("default", "kubernetes")
-ENDPOINTS = Resource("", "v1", "endpoints", "Endpoints")
 WRITTEN_ADDRESS = DOMAIN + "/address"
 """Annotation of the Endpoints that we made: the address that we last wrote into them."""
 

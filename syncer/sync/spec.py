@@ -34,6 +34,8 @@ class Watch:
     """Cuts an object down to what is needed before it is kept; None drops it altogether. At most one loop may set it."""
     after_others: bool = False
     """Start once every other informer has synced (its `slim` looks into their caches)."""
+    optional: bool = False
+    """Where the host does not serve or grant it, the loop works without: the cache stays empty, and `Policy.lacking` names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ class Right:
     resource: str
     verbs: tuple[str, ...]
     optional: bool = False
+    """`Policy.lacking` names the resource where one of the verbs is not granted; decisions then leave that feature out."""
+    cluster: bool = False
+    """Of a cluster-scoped resource, so that a ClusterRole has to grant it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +110,10 @@ class SyncSpec:
     """Name of the loop without which this one makes no sense; it runs exactly when that one does, and is no word of --sync."""
     deletes_virtual: bool = False
     """Whether the loop may delete virtual objects because the host object vanished (then the guard watches that way too)."""
+    default: bool = True
+    """Whether it runs without being named in --sync."""
+    dispensable: bool = False
+    """Where the host does not serve its types, or does not grant its rights, it is off, and the table at start says why; others
+    are waited for. One that --sync names is waited for as well."""
+    replaces: str = ""
+    """Name of the loop that does not run when this one does."""

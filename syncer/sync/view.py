@@ -29,8 +29,23 @@ class Policy:
     virtual_version: str = ""
     """Version that the virtual API server tells; made-up nodes report it as their kubelet's. No flag: asked at start."""
     translate_images: Mapping[str, str] = field(default_factory=dict)
-    copied: frozenset[Resource] = frozenset({CONFIGMAPS, SECRETS})
-    """Those of the types that pods refer to which are synced (--sync), so that pods wait for the copies."""
+    synced: frozenset[Resource] = frozenset({CONFIGMAPS, SECRETS})
+    """Types that a running loop syncs (`SyncSpec.kind`), so that whatever refers to an object of one waits for its copy."""
+    lacking: frozenset[str] = frozenset()
+    """What the host does not grant or serve of what is optional: resources as in `pods/resize` or `priorityclasses.scheduling.k8s.io`.
+    No flag: asked at start."""
+    all_copied: frozenset[Resource] = frozenset()
+    """Of ConfigMaps and Secrets, those that are copied whether anything refers to them or not."""
+    enforced_tolerations: tuple[Obj, ...] = ()
+    """Tolerations that every host pod gets besides its own."""
+    node_selector: str = ""
+    """Label selector of host nodes, "" for all."""
+    enforce_node_selector: bool = True
+    """Whether pods may run only on nodes that `node_selector` selects."""
+    sync_all_nodes: bool = False
+    """Whether all host nodes are shown, and not only those in use."""
+    clear_node_images: bool = False
+    """Whether shown nodes keep quiet about the images that they have."""
     owner: Obj | None = None
     """ownerReference put on every namespaced host object; None with --set-owner=false."""
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from syncer.kube.types import SERVICES, Key, Obj, Side
+from syncer.kube.types import ENDPOINTS, SERVICES, Key, Obj, Side
 from syncer.resources import kubernetes_service
-from syncer.resources.kubernetes_service import ENDPOINTS, KUBERNETES, WRITTEN_ADDRESS
+from syncer.resources.kubernetes_service import KUBERNETES, WRITTEN_ADDRESS
 from syncer.translate.merge import apply
 from tests.resources.apply import World, told
 from tests.resources.objects import API, HOST, deleting, named, ready_world

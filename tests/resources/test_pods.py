@@ -337,7 +337,7 @@ class TestCreation:
 
     def test_does_not_wait_for_copies_that_are_not_synced(self) -> None:
         world = self.world(self.MOUNTING)
-        world.policy = replace(world.policy, copied=frozenset({CONFIGMAPS}))
+        world.policy = replace(world.policy, synced=frozenset({CONFIGMAPS}))
         world.put(Side.VIRTUAL, SECRETS, named("pull"))
         self.created(world)
 

@@ -22,11 +22,10 @@ from typing import Any
 
 from syncer.kube.client import Client
 from syncer.kube.config import Cluster
-from syncer.kube.types import EVENTS, PODS, Key, Obj, Resource, Side, is_deleting, key_of, labels_of, uid_of
+from syncer.kube.types import ENDPOINTS, EVENTS, PODS, Key, Obj, Resource, Side, is_deleting, key_of, labels_of, uid_of
 from syncer.kube.watch import Watcher
 from syncer.naming import Names
 from syncer.resources import ALL
-from syncer.resources.kubernetes_service import ENDPOINTS
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor

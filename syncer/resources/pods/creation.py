@@ -13,6 +13,7 @@ from syncer.translate.owners import owner_annotations
 from syncer.translate.podspec import host_pod_spec, uses_cluster_dns
 from syncer.translate.podupdate import created_annotations
 from syncer.translate.references import Kind, references
+from syncer.translate.selectors import matches
 from syncer.translate.token_secret import token_secret_key
 
 COPIES_SECONDS = 5.0
@@ -104,7 +105,7 @@ def _missing_copies(virtual: Obj, view: View) -> list[tuple[Resource, str]]:
     return [
         (resource, name)
         for resource, names in ((CONFIGMAPS, found.configmaps), (SECRETS, found.secrets))
-        if resource in view.policy.copied
+        if resource in view.policy.synced
         for name in sorted(names)
         if view.get(Side.VIRTUAL, resource, Key(namespace, name)) is not None and not _is_copied(resource, Key(namespace, name), view)
     ]
@@ -117,26 +118,4 @@ def _is_copied(resource: Resource, key: Key, view: View) -> bool:
 
 def _namespaces_matching(selector: Mapping[str, Any], view: View) -> list[str]:
     keys = view.find(Side.VIRTUAL, NAMESPACES, "everything", "all")
-    return [key.name for key in keys if _selects(selector, labels_of(view.get(Side.VIRTUAL, NAMESPACES, key) or {}))]
-
-
-def _selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector matches these labels."""
-    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
-        return False
-    return all(_meets(expression, labels) for expression in selector.get("matchExpressions") or ())
-
-
-def _meets(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    key, values = expression.get("key"), expression.get("values") or ()
-    match expression.get("operator"):
-        case "In":
-            return labels.get(str(key)) in values
-        case "NotIn":
-            return labels.get(str(key)) not in values
-        case "Exists":
-            return key in labels
-        case "DoesNotExist":
-            return key not in labels
-        case _:
-            return False
+    return [key.name for key in keys if matches(selector, labels_of(view.get(Side.VIRTUAL, NAMESPACES, key) or {}))]
