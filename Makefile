@@ -1,6 +1,6 @@
 # What people run. Each target sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test bench lint
+.PHONY: help setup demo demo-down test test-long bench lint
 
 UV := $(shell command -v uv || echo $${XDG_CACHE_HOME:-$$HOME/.cache}/syncer/uv/bin/uv)
 ROOT := $(filter 0,$(shell id -u))
@@ -28,6 +28,9 @@ demo-down: setup  ## take the demo down
 
 test: setup  ## every tier of tests: lint, types, contracts, unit, API servers, node
 	@$(UV) run python -m e2e.tiers
+
+test-long: setup  ## the tests that take longer than anybody waits for
+	@$(UV) run python -m e2e.tiers long
 
 bench: setup  ## measure, on simulated nodes
 	@$(UV) run python -m bench.run

@@ -54,19 +54,21 @@ TIERS = (
     Tier("lint", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell"]]),
     Tier("types", [["mypy"]]),
     Tier("contracts", [["lint-imports"], ["deptry", "."]]),
-    Tier("unit", pytest=["tests", "-m", "not apiserver and not node"]),
-    Tier("apiserver", pytest=["tests", "e2e", "-m", "apiserver"]),
-    Tier("node", pytest=["tests", "e2e", "-m", "node"]),
+    Tier("unit", pytest=["tests", "-m", "not apiserver and not node and not long"]),
+    Tier("apiserver", pytest=["tests", "e2e", "-m", "apiserver and not long"]),
+    Tier("node", pytest=["tests", "e2e", "-m", "node and not long"]),
 )
+LONG = (Tier("long", pytest=["tests", "e2e", "-m", "long"]),)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m e2e.tiers", description=__doc__.partition("\n")[0])
-    parser.add_argument("tiers", nargs="*", metavar="TIER", help=f"default: all of {', '.join(tier.name for tier in TIERS)}")
+    usual = ", ".join(tier.name for tier in TIERS)
+    parser.add_argument("tiers", nargs="*", metavar="TIER", help=f"default: {usual}; besides: {', '.join(tier.name for tier in LONG)}")
     wanted = parser.parse_args().tiers or [tier.name for tier in TIERS]
-    if unknown := set(wanted) - {tier.name for tier in TIERS}:
+    if unknown := set(wanted) - {tier.name for tier in (*TIERS, *LONG)}:
         parser.error(f"no tier called {', '.join(sorted(unknown))}")
-    outcomes = {tier.name: run(tier) for tier in TIERS if tier.name in wanted}
+    outcomes = {tier.name: run(tier) for tier in (*TIERS, *LONG) if tier.name in wanted}
     report(outcomes)
     return 0 if all(outcome.ok for outcome in outcomes.values()) else 1
 
