@@ -1,4 +1,4 @@
-"""A syncer of a virtual cluster of the lab, as a process of its own, with the rights of a namespaced Role on the host and no others."""
+"""A syncer of a virtual cluster of the lab, as a process of its own, with the rights of a Role on the host, and of a ClusterRole if so asked."""
 
 from __future__ import annotations
 
@@ -28,19 +28,28 @@ ROOT = Path(__file__).parents[1]
 class Daemon:
     """`syncer start` for one virtual cluster. `start()` waits until it is ready unless told otherwise."""
 
-    def __init__(self, virtual: VirtualCluster, *flags: str, name: str = "syncer", python: Path = Path(sys.executable)) -> None:
+    def __init__(
+        self,
+        virtual: VirtualCluster,
+        *flags: str,
+        name: str = "syncer",
+        python: Path = Path(sys.executable),
+        cluster_rights: bool = False,
+    ) -> None:
         self.virtual = virtual
         self.name = name
         self._python = python
         self._flags = flags
+        self._cluster_rights = cluster_rights
         self._health = virtual.lab.port(f"{name}/{virtual.name}/health")
         self._webhook = virtual.lab.port(f"{name}/{virtual.name}/webhook")
 
     @functools.cached_property
     def host_kubeconfig(self) -> Path:
         """What it may do on the host. Granted once, so that it can be started while the host is down."""
-        virtual = self.virtual
-        return virtual.host.grant(virtual.host_namespace, f"syncer-{virtual.name}", rules(needed_rights(ALL, election=True)))
+        virtual, needed = self.virtual, needed_rights(ALL, election=True)
+        cluster_rules = rules(needed, cluster=True) if self._cluster_rights else []
+        return virtual.host.grant(virtual.host_namespace, f"syncer-{virtual.name}", rules(needed), cluster_rules)
 
     def command(self) -> list[str]:
         """The command line, as one would type it."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class StartTenant(Protocol):
     """Starts the virtual cluster of a name and its syncer, with those flags; the namespace defaults to one of its own."""
 
-    def __call__(self, name: str, *flags: str, namespace: str | None = None) -> Daemon: ...
+    def __call__(self, name: str, *flags: str, namespace: str | None = None, cluster_rights: bool = False) -> Daemon: ...
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def tenant(virtual_cluster: StartVirtual) -> Iterator[StartTenant]:
     """Starts tenants; at the end of the module they are gone, with all that they left on the host."""
     started: list[Daemon] = []
 
-    def start(name: str, *flags: str, namespace: str | None = None) -> Daemon:
+    def start(name: str, *flags: str, namespace: str | None = None, cluster_rights: bool = False) -> Daemon:
         virtual = virtual_cluster(name, namespace=namespace) if namespace else virtual_cluster(name)
-        daemon = Daemon(virtual, *flags)
+        daemon = Daemon(virtual, *flags, cluster_rights=cluster_rights)
         started.append(daemon)
         daemon.start()
         return daemon

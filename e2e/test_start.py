@@ -124,28 +124,29 @@ def test_missing_rights_are_told_and_waited_for(virtual: VirtualCluster, make: M
     def grant(*granted: Right) -> Path:
         return virtual.host.grant(virtual.host_namespace, "newcomer", rules(granted))
 
-    necessary = needed_rights(ALL, optional=False)
-    others = [right for right in necessary if right.resource not in ("secrets", "services")]
-    (secrets,) = [right for right in necessary if right.resource == "secrets"]
-    (services,) = [right for right in necessary if right.resource == "services"]
-    daemon = make("newcomer", f"--host-kube-config={grant(*others, replace(services, verbs=('get', 'list', 'watch')))}")
+    necessary = needed_rights([spec for spec in ALL if not spec.dispensable], optional=False)
+    others = [right for right in necessary if right.resource not in ("secrets", "pods")]
+    (pods,) = [right for right in necessary if right.resource == "pods"]
+    daemon = make("newcomer", f"--host-kube-config={grant(*others, replace(pods, verbs=('get', 'list', 'watch')))}")
     daemon.start(ready=False)
-    wait_until(lambda: len(told(daemon, "right.missing")) >= 2, "both lines")
-    missing = [("secrets", list(secrets.verbs)), ("services", ["create", "delete", "patch"])]
-    told_first = told(daemon, "right.missing")
-    assert [(line["resource"], line["verbs"]) for line in told_first] == missing
-    assert {(line["level"], line["namespace"]) for line in told_first} == {("error", virtual.host_namespace)}
+    line = daemon.wait_log("extent.insufficient", level="error")
+    assert "pods: Role lacks create, delete, patch of pods" in line["missing"]
+    assert "tokens: Role lacks create, delete, get, list, patch, watch of secrets" in line["missing"]
 
     status, body = daemon.get("/readyz")
     assert status == 503
-    words = ", ".join(f"{'/'.join(verbs)} {resource}" for resource, verbs in missing)
-    assert f"[-]started failed: rights are missing on the host: {words}" in body
+    assert f"[-]started failed: the host does not allow enough: {'; '.join(line['missing'])}" in body
+    wait_asked(daemon, 'resource="selfsubjectrulesreviews"', 2)
+    assert told(daemon, "extent.insufficient") == [line], "one line however often it asks"
 
     grant(*necessary)
     daemon.wait_ready()
-    optional = told(daemon, "right.missing")[2:]
-    assert {line["level"] for line in optional} == {"warning"}, "what it can do without is told too, and does not keep it"
-    assert {line["resource"] for line in optional} == {right.resource for right in needed_rights(ALL) if right not in necessary}
+    rows = {line["loop"]: line for line in told(daemon, "extent.row")}
+    assert rows["pods"]["on"] is True
+    assert "without pods/ephemeralcontainers: Role lacks patch of pods/ephemeralcontainers" in rows["pods"]["why"]
+    assert {name: (line["on"], line["level"]) for name, line in rows.items() if not line["on"]} == {
+        spec.name: (False, "warning") for spec in ALL if spec.dispensable and spec.default and not spec.part_of
+    }
 
 
 def test_the_kubeconfig_of_the_virtual_cluster_may_come_later(virtual: VirtualCluster, make: MakeDaemon, tmp_path: Path) -> None:

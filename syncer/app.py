@@ -33,11 +33,12 @@ from syncer.runtime.leader import Elector
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
+from syncer.sync.extent import Extent, extent_of, host_resources
 from syncer.sync.fence import Fence
 from syncer.sync.guard import Guard
 from syncer.sync.ledger import Ledger, State
 from syncer.sync.recorder import Recorder
-from syncer.sync.rights import ask_rights, lacking, needed_rights
+from syncer.sync.rights import ELECTION_RIGHTS, OWN_RIGHTS, ask_lacking, ask_unserved, needed_rights
 from syncer.sync.view import Policy
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from syncer.kube.config import Cluster
     from syncer.kube.types import Resource
     from syncer.settings import Settings
-    from syncer.sync.spec import Right
 
 T = TypeVar("T")
 
@@ -54,6 +54,8 @@ log = structlog.get_logger("syncer.app")
 
 _TRY_AGAIN = 2.0
 """Seconds between attempts to get at something that is not there yet at start."""
+_ASK_AGAIN = 300.0
+"""Seconds between two looks at what the host allows."""
 _STALE_WATCH = 320.0
 """A watch without a sign of life for so long is not to be trusted. Where nothing changes an API server sends nothing, not even
 bookmarks, until it ends the watch after five minutes at most, as asked; then the next one starts."""
@@ -101,11 +103,14 @@ class App:
         self._settings = settings
         self._metrics = Metrics()
         self._names = Names(settings.name, settings.target_namespace)
-        enabled = settings.enabled({spec.name: True for spec in ALL if not spec.part_of})
-        self._specs = [spec for spec in ALL if (spec.part_of or spec.name) in enabled]
+        enabled = settings.enabled({spec.name: spec.default for spec in ALL if not spec.part_of})
+        wanted = [spec for spec in ALL if (spec.part_of or spec.name) in enabled]
+        replaced = {spec.replaces for spec in wanted}
+        self._wanted = [spec for spec in wanted if spec.name not in replaced]
+        self._extent: Extent | None = None
+        """What runs; None until the host has told what it allows."""
         self._starting: str | None = "starting"
         """What is being waited for before the loops can run, None once they do."""
-        self._lacking: frozenset[str] = frozenset()
         self._versions: dict[Side, str] = {}
         self._engine: Engine | None = None
         self._fence: Fence | None = None
@@ -130,7 +135,7 @@ class App:
             recorder = Recorder(clients, clock=time.monotonic, timestamp=timestamp)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(recorder.run(), name="recorder")
-                await self._until_rights(clients[Side.HOST])
+                self._extent = await self._until_allowed(clients[Side.HOST])
                 fence = await self._open_fence(clients, recorder)
                 if not settings.leader_elect:
                     await self._lead(clients, fence, recorder)
@@ -218,33 +223,28 @@ class App:
                 self._starting = "starting"
                 return result
 
-    async def _until_rights(self, host: Client) -> None:
-        """Go on once the host grants what the enabled loops cannot work without; until then say what is missing."""
-        needed = needed_rights(self._specs, optional=False, election=self._settings.leader_elect)
-        told: list[Right] = []
-        while True:
-            review = await self._insist("the host's answer about our rights", lambda: ask_rights(host, self._settings.target_namespace))
-            missing = lacking(needed, review)
-            if not missing:
-                break
-            self._starting = "rights are missing on the host: " + ", ".join(
-                f"{'/'.join(right.verbs)} {right.resource}" for right in missing
-            )
-            self._tell_missing(missing if missing != told else [], log.error)
-            told = missing
+    async def _until_allowed(self, host: Client) -> Extent:
+        """What the host lets us do, once it grants what cannot be done without; until then say what is missing."""
+        told: tuple[str, ...] = ()
+        while (extent := await self._insist("the host's answer about our rights", lambda: self._ask_extent(host))).waits:
+            self._starting = "the host does not allow enough: " + "; ".join(extent.waits)
+            if extent.waits != told:
+                log.error("extent.insufficient", missing=list(extent.waits), remedy="`syncer rights --yaml` prints the RBAC rules to apply")
+            told = extent.waits
             await asyncio.sleep(_TRY_AGAIN)
-        self._tell_missing(lacking(needed_rights(self._specs, election=self._settings.leader_elect), review), log.warning)
+        self._starting = "starting"
+        for row in extent.rows:
+            tell = log.warning if row.why and not row.on else log.info
+            tell("extent.row", loop=row.name, on=row.on, **({"why": row.why} if row.why else {}))
+        return extent
 
-    def _tell_missing(self, rights: Iterable[Right], tell: Callable[..., None]) -> None:
-        for right in rights:
-            tell(
-                "right.missing",
-                namespace=self._settings.target_namespace,
-                group=right.group,
-                resource=right.resource,
-                verbs=list(right.verbs),
-                remedy="grant it in the Role of the syncer's service account",
-            )
+    async def _ask_extent(self, host: Client) -> Extent:
+        settings = self._settings
+        rights = needed_rights(self._wanted, election=settings.leader_elect)
+        lacking = await ask_lacking(host, settings.target_namespace, rights)
+        unserved = await ask_unserved(host, host_resources(self._wanted))
+        own = [*OWN_RIGHTS, *(ELECTION_RIGHTS if settings.leader_elect else ())]
+        return extent_of(self._wanted, own=own, lacking=lacking, unserved=unserved, named=frozenset(settings.sync))
 
     async def _open_fence(self, clients: Mapping[Side, Client], recorder: Recorder) -> Fence:
         fence = Fence(
@@ -260,8 +260,31 @@ class App:
         return fence
 
     async def _lead(self, clients: Mapping[Side, Client], fence: Fence, recorder: Recorder) -> None:
-        """Sync, as the only one that does."""
-        settings = self._settings
+        """Sync, as the only one that does; anew whenever the host has come to allow more or less."""
+        assert self._extent is not None
+        while True:
+            async with asyncio.TaskGroup() as tasks:
+                syncing = tasks.create_task(self._sync(clients, fence, recorder, self._extent), name="sync")
+                await self._until_changed(clients[Side.HOST], self._extent)
+                await self.drain(self._settings.shutdown_timeout)
+                syncing.cancel()
+            self._extent = await self._until_allowed(clients[Side.HOST])
+
+    async def _until_changed(self, host: Client, extent: Extent) -> None:
+        while True:
+            await asyncio.sleep(_ASK_AGAIN)
+            try:
+                now = await self._ask_extent(host)
+            except (ApiError, *NETWORK_ERRORS) as error:
+                log.debug("extent.not_asked", error=str(error))
+                continue
+            if (now.rows, now.waits) != (extent.rows, extent.waits):
+                log.warning("extent.changed", message="the host allows more or less than before; all loops start again")
+                return
+
+    async def _sync(self, clients: Mapping[Side, Client], fence: Fence, recorder: Recorder, extent: Extent) -> None:
+        """Run the loops of `extent` until cancelled."""
+        settings, specs = self._settings, extent.specs
         guard = Guard(
             limit_count=settings.deletion_hold_count,
             limit_fraction=settings.deletion_hold_fraction,
@@ -276,8 +299,8 @@ class App:
             service_account=settings.service_account,
             virtual_version=self._versions[Side.VIRTUAL],
             translate_images=settings.translate_image,
-            synced=frozenset(spec.kind for spec in self._specs),
-            lacking=self._lacking,
+            synced=frozenset(spec.kind for spec in specs),
+            lacking=extent.lacking,
             all_copied=_all_copied(settings),
             enforced_tolerations=settings.enforce_toleration,
             node_selector=settings.node_selector,
@@ -287,7 +310,7 @@ class App:
             owner=fence.owner_reference() if settings.set_owner else None,
         )
         caches = Caches(
-            self._specs,
+            specs,
             clients,
             names=self._names,
             policy=policy,
@@ -296,7 +319,7 @@ class App:
         )
         ledger = Ledger()
         engine = Engine(
-            self._specs,
+            specs,
             caches=caches,
             clients=clients,
             executor=Executor(clients, caches, fence, guard, recorder),
@@ -309,7 +332,7 @@ class App:
             wall=time.time,
         )
         self._engine, self._guard, self._ledger = engine, guard, ledger
-        services = any(spec.kind == SERVICES for spec in self._specs)
+        services = any(spec.kind == SERVICES for spec in specs)
         if services:
             await self._insist("the range of Service addresses", lambda: self._accept_host_addresses(clients))
             self._admits = False

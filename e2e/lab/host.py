@@ -47,24 +47,30 @@ class HostCluster(ControlPlane):
         """Make a namespace unless it exists."""
         self.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 
-    def grant(self, namespace: str, user: str, rules: Sequence[dict[str, Any]]) -> Path:
-        """The kubeconfig of a user who may do what `rules` (of a Role) say in `namespace`, and nothing else.
+    def grant(self, namespace: str, user: str, rules: Sequence[dict[str, Any]], cluster_rules: Sequence[dict[str, Any]] = ()) -> Path:
+        """The kubeconfig of a user who may do what `rules` (of a Role) say in `namespace`, `cluster_rules` everywhere, and nothing else.
 
         Called again for the same user it replaces the rules.
         """
         self.create_namespace(namespace)
-        rbac = "rbac.authorization.k8s.io"
-        role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": user, "namespace": namespace}, "rules": list(rules)}
-        binding = {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": user, "namespace": namespace},
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": user},
-            "subjects": [{"apiGroup": rbac, "kind": "User", "name": user}],
-        }
-        self.api.apply(role)
-        self.api.apply(binding)
+        self._bind("Role", user, rules, namespace)
+        self._bind("ClusterRole", user, cluster_rules)
         return self.client_kubeconfig(user, namespace=namespace)
+
+    def _bind(self, kind: str, user: str, rules: Sequence[dict[str, Any]], namespace: str = "") -> None:
+        """A Role or ClusterRole with these rules, bound to the user; both named like the user."""
+        group = "rbac.authorization.k8s.io"
+        metadata = {"name": user, **({"namespace": namespace} if namespace else {})}
+        self.api.apply({"apiVersion": f"{group}/v1", "kind": kind, "metadata": metadata, "rules": list(rules)})
+        self.api.apply(
+            {
+                "apiVersion": f"{group}/v1",
+                "kind": f"{kind}Binding",
+                "metadata": metadata,
+                "roleRef": {"apiGroup": group, "kind": kind, "name": user},
+                "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+            }
+        )
 
     def client_kubeconfig(self, user: str, organizations: Sequence[str] = (), *, namespace: str = "default") -> Path:
         """The kubeconfig of a user with a client certificate; what it may do is RBAC's matter."""

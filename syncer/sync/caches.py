@@ -47,6 +47,7 @@ def _widest(one: Watch, other: Watch) -> Watch:
         metadata_only=one.metadata_only and other.metadata_only,
         slim=one.slim,
         after_others=one.after_others and other.after_others,
+        optional=one.optional and other.optional,
     )
 
 
@@ -113,6 +114,8 @@ class Caches:
                 metadata_only=watch.metadata_only,
             )
             self.stores[place] = store
+            if watch.optional and str(resource) in policy.lacking:
+                continue  # its store stays empty
             self.informers[place] = Informer(
                 watcher, store, partial=watch.metadata_only, transform=self._slim(watch), before_swap=before_swap[side]
             )
@@ -142,8 +145,14 @@ class Caches:
             store.remove(key, uid, gone_for_good=True)
 
     def synced(self, places: Iterable[Place]) -> bool:
-        """Whether all these caches have listed completely."""
-        return all(self.informers[place].synced.is_set() for place in places)
+        """Whether all these caches have listed completely; one that nothing may be listed into has."""
+        return all(place not in self.informers or self.informers[place].synced.is_set() for place in places)
+
+    async def wait_synced(self, places: Iterable[Place]) -> None:
+        """Wait until `synced`."""
+        for place in places:
+            if place in self.informers:
+                await self.informers[place].synced.wait()
 
     def _slim(self, watch: Watch) -> Callable[[Obj], Obj | None] | None:
         slim = watch.slim

@@ -121,7 +121,6 @@ class Engine:
 
     def _router(self, place: Place) -> Callable[[Change], None]:
         side, resource = place
-        synced = self.caches.informers[place].synced
         store = self.caches.stores[place]
         own = [loop for loop in self.loops if side in loop.spec.follows and self._is_subject(loop.spec, place)]
         wakes = [(loop, wake) for loop in self.loops for wake in loop.spec.wakes if (wake.side, wake.resource) == place]
@@ -132,7 +131,7 @@ class Engine:
             ref = Ref(side, resource, change.key)
             view = self.caches.view()
             self._note(ref, change)
-            priority = changed_priority if synced.is_set() else Priority.LOW
+            priority = changed_priority if self.caches.synced([place]) else Priority.LOW
             for loop, waiting in self._subscribers.pop(ref, ()):
                 loop.add(waiting, changed_priority)
             for loop in own:

@@ -114,8 +114,7 @@ class Loop:
 
     async def run(self) -> None:
         """Work once all caches of the loop have listed completely, until cancelled."""
-        for place in self.places:
-            await self._caches.informers[place].synced.wait()
+        await self._caches.wait_synced(self.places)
         await self.workers.run()
 
     def pair(self, key: Key, view: View) -> Pair:

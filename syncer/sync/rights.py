@@ -1,20 +1,26 @@
-"""Which verbs on the host the enabled loops need, and which of them this service account lacks.
+"""Which verbs and types the enabled loops need on the host, and which of them the host lacks for this service account.
 
-Asked with one SelfSubjectRulesReview, which every authenticated user may make
+Rights in the host namespace are asked for with one SelfSubjectRulesReview, those of cluster-scoped types one by one with
+SelfSubjectAccessReviews: every authenticated user may make both
 (https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access).
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+from syncer.errors import NotFound
+from syncer.kube.types import Resource
 from syncer.sync.spec import Right
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from syncer.kube.client import Client
     from syncer.sync.spec import SyncSpec
+
+_REVIEWS = "/apis/authorization.k8s.io/v1"
 
 OWN_RIGHTS = (
     Right(group="", resource="configmaps", verbs=("create", "get", "patch")),
@@ -28,22 +34,27 @@ ELECTION_RIGHTS = (Right(group="coordination.k8s.io", resource="leases", verbs=(
 
 def needed_rights(specs: Iterable[SyncSpec], *, optional: bool = True, election: bool = False) -> list[Right]:
     """The union of what the loops and the syncer itself need, one entry a resource, sorted; without the `optional` ones if so asked."""
-    verbs: dict[tuple[str, str], set[str]] = {}
+    verbs: dict[tuple[bool, str, str], set[str]] = {}
     for right in (*OWN_RIGHTS, *(ELECTION_RIGHTS if election else ()), *(right for spec in specs for right in spec.host_rights)):
         if optional or not right.optional:
-            verbs.setdefault((right.group, right.resource), set()).update(right.verbs)
-    return [Right(group=group, resource=resource, verbs=tuple(sorted(verbs[group, resource]))) for group, resource in sorted(verbs)]
+            verbs.setdefault((right.cluster, right.group, right.resource), set()).update(right.verbs)
+    return [
+        Right(group=group, resource=resource, verbs=tuple(sorted(verbs[cluster, group, resource])), cluster=cluster)
+        for cluster, group, resource in sorted(verbs)
+    ]
 
 
-def rules(rights: Iterable[Right]) -> list[dict[str, Any]]:
-    """The same as the `rules` of an RBAC Role."""
-    return [{"apiGroups": [right.group], "resources": [right.resource], "verbs": list(right.verbs)} for right in rights]
+def rules(rights: Iterable[Right], *, cluster: bool = False) -> list[dict[str, Any]]:
+    """The same as the `rules` of an RBAC Role; with `cluster`, what is to be in a ClusterRole."""
+    return [
+        {"apiGroups": [right.group], "resources": [right.resource], "verbs": list(right.verbs)}
+        for right in rights
+        if right.cluster is cluster
+    ]
 
 
 def lacking(rights: Iterable[Right], review: Mapping[str, Any]) -> list[Right]:
-    """The rights that the `status` of a SelfSubjectRulesReview does not grant; empty when it is incomplete, for then nothing is known."""
-    if review.get("incomplete"):
-        return []
+    """The rights that the `status` of a SelfSubjectRulesReview does not grant."""
     granted = [
         (rule.get("apiGroups") or [], rule.get("resources") or [], rule.get("verbs") or [])
         for rule in review.get("resourceRules") or []
@@ -58,21 +69,62 @@ def lacking(rights: Iterable[Right], review: Mapping[str, Any]) -> list[Right]:
             for groups, resources, verbs in granted
         )
 
-    missing = []
-    for right in rights:
-        verbs = tuple(verb for verb in right.verbs if not has(right.group, right.resource, verb))
-        if verbs:
-            missing.append(Right(group=right.group, resource=right.resource, verbs=verbs))
+    return _without(rights, lambda right, verb: has(right.group, right.resource, verb))
+
+
+async def ask_lacking(host: Client, namespace: str, rights: Iterable[Right]) -> list[Right]:
+    """Those of `rights` that this service account lacks, in the host namespace or, if they are of the cluster, everywhere."""
+    rights = list(rights)
+    review = await _review(host, "selfsubjectrulesreviews", "SelfSubjectRulesReview", {"namespace": namespace})
+    # An authorizer that cannot list its rules, such as a webhook, makes the answer incomplete: then each right is asked for.
+    open_questions = [right for right in rights if right.cluster]
+    if review.get("incomplete"):
+        open_questions += lacking((right for right in rights if not right.cluster), review)
+    asked = [(right, verb) for right in open_questions for verb in right.verbs]
+    answers = await asyncio.gather(*(_allowed(host, namespace, right, verb) for right, verb in asked))
+    allowed = {(right.group, right.resource, verb) for (right, verb), yes in zip(asked, answers, strict=True) if yes}
+    missing = _without(open_questions, lambda right, verb: (right.group, right.resource, verb) in allowed)
+    if not review.get("incomplete"):
+        missing += lacking((right for right in rights if not right.cluster), review)
     return missing
 
 
-async def ask_rights(host: Client, namespace: str) -> Mapping[str, Any]:
-    """The `status` of a SelfSubjectRulesReview for that namespace."""
-    body = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectRulesReview",
-        "spec": {"namespace": namespace},
-    }
-    answer = await host.request_json("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", body=body)
+async def ask_unserved(host: Client, resources: Iterable[Resource]) -> frozenset[Resource]:
+    """Those of the types that the host does not serve. Core types are always served."""
+    wanted = [resource for resource in resources if resource.group]
+    versions = sorted({resource.api_version for resource in wanted})
+    served = dict(zip(versions, await asyncio.gather(*(_plurals(host, version) for version in versions)), strict=True))
+    return frozenset(resource for resource in wanted if resource.plural not in served[resource.api_version])
+
+
+async def _plurals(host: Client, api_version: str) -> frozenset[str]:
+    try:
+        answer = await host.request_json("GET", f"/apis/{api_version}")
+    except NotFound:
+        return frozenset()
+    return frozenset(item["name"] for item in answer.get("resources") or ())
+
+
+async def _allowed(host: Client, namespace: str, right: Right, verb: str) -> bool:
+    resource, _, subresource = right.resource.partition("/")
+    attributes = {"group": right.group, "resource": resource, "subresource": subresource, "verb": verb}
+    if not right.cluster:
+        attributes["namespace"] = namespace
+    status = await _review(host, "selfsubjectaccessreviews", "SelfSubjectAccessReview", {"resourceAttributes": attributes})
+    return bool(status.get("allowed"))
+
+
+async def _review(host: Client, plural: str, kind: str, spec: dict[str, Any]) -> Mapping[str, Any]:
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+    answer = await host.request_json("POST", f"{_REVIEWS}/{plural}", body=body)
     status: Mapping[str, Any] = answer.get("status") or {}
     return status
+
+
+def _without(rights: Iterable[Right], has: Callable[[Right, str], bool]) -> list[Right]:
+    missing = []
+    for right in rights:
+        verbs = tuple(verb for verb in right.verbs if not has(right, verb))
+        if verbs:
+            missing.append(Right(group=right.group, resource=right.resource, verbs=verbs, cluster=right.cluster))
+    return missing

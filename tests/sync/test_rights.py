@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from syncer.kube.types import CONFIGMAPS, Side
+from syncer.kube.types import CONFIGMAPS, LEASES, PODS, Resource, Side
 from syncer.resources import ALL
-from syncer.sync.rights import OWN_RIGHTS, ask_rights, lacking, needed_rights, rules
+from syncer.sync.rights import OWN_RIGHTS, ask_lacking, ask_unserved, lacking, needed_rights, rules
 from syncer.sync.spec import Right, SyncSpec
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class TestNeeded:
         """What a platform team is asked to sign."""
         needed = needed_rights(ALL)
         assert not [item for item in needed if "*" in (item.group, item.resource, *item.verbs)]
-        assert not {"nodes", "namespaces", "persistentvolumes", "clusterroles"} & {item.resource for item in needed}
+        assert not {"nodes", "namespaces", "persistentvolumes", "clusterroles"} & {item.resource for item in needed if not item.cluster}
+        assert {verb for item in needed if item.cluster for verb in item.verbs} <= {"get", "list", "watch"}
         assert not {"impersonate", "escalate", "bind", "deletecollection"} & {verb for item in needed for verb in item.verbs}
 
 
@@ -150,9 +152,6 @@ class TestLacking:
     def test_an_answer_without_rules_grants_nothing(self, status: dict[str, Any]) -> None:
         assert lacking([right("pods", "get")], status) == [right("pods", "get")]
 
-    def test_of_an_incomplete_answer_nothing_can_be_said(self) -> None:
-        assert lacking([right("pods", "get")], {"incomplete": True, "resourceRules": []}) == []
-
     def test_every_right_that_lacks_is_named_once_in_order(self) -> None:
         wanted = [right("configmaps", "get"), right("pods", "create", "get"), right("secrets", "get")]
         assert lacking(wanted, {"resourceRules": [rule("pods", "get")]}) == [
@@ -171,9 +170,21 @@ class TestLacking:
         assert lacking(needed, {"resourceRules": rules(less)}) == [needed[index]]
 
 
-async def test_the_answer_to_one_question_is_enough(clients: Mapping[Side, Client], host_api: FakeApiServer) -> None:
-    review = await ask_rights(clients[Side.HOST], "host-ns")
-    assert not lacking(needed_rights(ALL), review)
+async def test_one_question_is_enough_for_a_namespace(clients: Mapping[Side, Client], host_api: FakeApiServer) -> None:
+    needed = [item for item in needed_rights(ALL) if not item.cluster]
+    assert not await ask_lacking(clients[Side.HOST], "host-ns", needed)
     assert [path for method, path, code in host_api.requests if method == "POST" and code == 201] == [
         "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
     ]
+
+
+async def test_cluster_scoped_ones_are_asked_for_one_by_one(clients: Mapping[Side, Client], host_api: FakeApiServer) -> None:
+    host_api.features.allows = lambda attributes: attributes["verb"] == "get" and "namespace" not in attributes
+    nodes = Right(group="", resource="nodes", verbs=("get", "list", "watch"), cluster=True)
+    assert await ask_lacking(clients[Side.HOST], "host-ns", [nodes]) == [replace(nodes, verbs=("list", "watch"))]
+
+
+async def test_what_the_host_does_not_serve(clients: Mapping[Side, Client]) -> None:
+    unheard = Resource("example.com", "v1", "things", "Thing")
+    newer = Resource("coordination.k8s.io", "v7", "leases", "Lease")
+    assert await ask_unserved(clients[Side.HOST], [PODS, LEASES, unheard, newer]) == {unheard, newer}
