@@ -1,4 +1,4 @@
-"""A syncer of a virtual cluster of the lab, as a process of its own, with the rights of a Role on the host, and of a ClusterRole if so asked."""
+"""A syncer of a virtual cluster of the lab, as a process of its own. On the host it has a Role and, if so asked, a ClusterRole."""
 
 from __future__ import annotations
 
