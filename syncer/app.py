@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
+from syncer import resources
 from syncer.errors import NETWORK_ERRORS, AlreadyExists, ApiError, FenceClosed, NotFound
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
@@ -28,17 +29,15 @@ from syncer.proxy.admission import AdmissionServer, service_cidr
 from syncer.proxy.allocation import HostAllocator
 from syncer.proxy.certificates import issue_certificates
 from syncer.proxy.health import Check, HealthServer
-from syncer.resources import ALL
 from syncer.runtime.leader import Elector
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
-from syncer.sync.extent import Extent, extent_of, host_resources
+from syncer.sync.extent import Extent, ask_extent
 from syncer.sync.fence import Fence
 from syncer.sync.guard import Guard
 from syncer.sync.ledger import Ledger, State
 from syncer.sync.recorder import Recorder
-from syncer.sync.rights import ELECTION_RIGHTS, OWN_RIGHTS, ask_lacking, ask_unserved, needed_rights
 from syncer.sync.view import Policy
 
 if TYPE_CHECKING:
@@ -103,10 +102,7 @@ class App:
         self._settings = settings
         self._metrics = Metrics()
         self._names = Names(settings.name, settings.target_namespace)
-        enabled = settings.enabled({spec.name: spec.default for spec in ALL if not spec.part_of})
-        wanted = [spec for spec in ALL if (spec.part_of or spec.name) in enabled]
-        replaced = {spec.replaces for spec in wanted}
-        self._wanted = [spec for spec in wanted if spec.name not in replaced]
+        self._wanted = resources.chosen(settings.enabled(resources.known()))
         self._extent: Extent | None = None
         """What runs; None until the host has told what it allows."""
         self._starting: str | None = "starting"
@@ -240,11 +236,9 @@ class App:
 
     async def _ask_extent(self, host: Client) -> Extent:
         settings = self._settings
-        rights = needed_rights(self._wanted, election=settings.leader_elect)
-        lacking = await ask_lacking(host, settings.target_namespace, rights)
-        unserved = await ask_unserved(host, host_resources(self._wanted))
-        own = [*OWN_RIGHTS, *(ELECTION_RIGHTS if settings.leader_elect else ())]
-        return extent_of(self._wanted, own=own, lacking=lacking, unserved=unserved, named=frozenset(settings.sync))
+        return await ask_extent(
+            host, settings.target_namespace, self._wanted, election=settings.leader_elect, named=frozenset(settings.sync)
+        )
 
     async def _open_fence(self, clients: Mapping[Side, Client], recorder: Recorder) -> Fence:
         fence = Fence(

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import structlog
 
 from syncer import classic, log, settings
-from syncer.errors import NETWORK_ERRORS, ConfigError, NotFound, SyncerError
+from syncer.errors import NETWORK_ERRORS, ConfigError, SyncerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from syncer.settings import Flag, Settings
+    from syncer.settings import Flag
 
 _RELEASE_FLAGS = ("name", "target-namespace", "host-kube-config")
+_RIGHTS_FLAGS = (*_RELEASE_FLAGS, "sync", "disable-sync-resources", "leader-elect")
 _EPILOG = """\
 Write --flag=value or --flag value; a list with commas, or by repeating the flag; a switch without a value means true.
 Durations are 15s, 1m30s, or a number of seconds. The environment variable in brackets does the same as its flag, which
@@ -59,14 +60,22 @@ def _run(command: str, given: Mapping[str, Sequence[str] | None], environ: Mappi
     if command == "version":
         print(f"syncer {version('syncer')}")
         return 0
-    chosen, warnings = settings.load({name.replace("_", "-"): parts for name, parts in given.items() if parts}, environ)
-    if command == "release-deletions":
+    only_yaml = bool(given.get("yaml"))
+    chosen, warnings = settings.load({name.replace("_", "-"): parts for name, parts in given.items() if parts and name != "yaml"}, environ)
+    if command in ("release-deletions", "rights"):
+        from syncer import commands
+
         try:
-            return asyncio.run(_release_deletions(chosen))
+            if command == "release-deletions":
+                text, good = asyncio.run(commands.release_deletions(chosen)), True
+            else:
+                text, good = (commands.roles(chosen), True) if only_yaml else asyncio.run(commands.rights(chosen))
         except ConfigError:
             raise
         except (SyncerError, *NETWORK_ERRORS) as error:
             return _complain(error, 1)
+        print(text)
+        return 0 if good else 1
     log.configure(chosen.log_format, chosen.log_level)
     logger = structlog.get_logger("syncer.cli")
     for warning in warnings:
@@ -77,29 +86,6 @@ def _run(command: str, given: Mapping[str, Sequence[str] | None], environ: Mappi
     from syncer import app  # only now, so that --help and mistakes are answered at once
 
     asyncio.run(app.run(chosen))
-    return 0
-
-
-async def _release_deletions(chosen: Settings) -> int:
-    """Write the present time on the owner ConfigMap: every deletion held until now may go ahead."""
-    from datetime import UTC, datetime
-
-    from syncer.kube.client import Client
-    from syncer.kube.config import load_cluster
-    from syncer.kube.types import CONFIGMAPS, Side
-    from syncer.sync.fence import RELEASE_DELETIONS, owner_key
-
-    owner = owner_key(chosen.target_namespace, chosen.name)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    async with Client(await load_cluster(chosen.host_kube_config or None), Side.HOST) as host:
-        try:
-            await host.patch(CONFIGMAPS, owner, {"metadata": {"annotations": {RELEASE_DELETIONS: now}}})
-        except NotFound:
-            raise ConfigError(
-                f"there is no ConfigMap {owner} on the host, so no virtual cluster {chosen.name!r} lives there; "
-                "see --name and --target-namespace"
-            ) from None
-    print(f"deletions held until {now} are released; the syncer goes on with them within seconds")
     return 0
 
 
@@ -137,6 +123,16 @@ def _parser() -> argparse.ArgumentParser:
         "Look first why both sides differ: /readyz?verbose and the log name them.",
     )
     _add_flags(release, {name: flag for name, flag in settings.flags().items() if name in _RELEASE_FLAGS})
+
+    rights = commands.add_parser(
+        "rights",
+        help="what the host grants, what is on and off, and the RBAC rules that the flags need",
+        usage="syncer rights [FLAG…]",
+        description="Ask the host what it grants and serves, and print what that leaves on and off. With --yaml, print the Role and the\n"
+        "ClusterRole that the given flags need, without asking anybody: kubectl apply takes them.",
+    )
+    rights.add_argument("--yaml", action="store_true", help="print the RBAC rules, and nothing else")
+    _add_flags(rights, {name: flag for name, flag in settings.flags().items() if name in _RIGHTS_FLAGS})
 
     commands.add_parser("version", help="print the version", description="Print the version.")
     return parser

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from syncer import cli
 from syncer.kube import codec
 from syncer.kube.types import CONFIGMAPS, Key, annotations_of
 from syncer.resources import ALL
 from syncer.settings import flags, variable
+from syncer.sync.rights import needed_rights, rules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +45,7 @@ class TestHelp:
     def test_lists_the_commands(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("--help") == 0
         out = capsys.readouterr().out
-        for command in ("start", "release-deletions", "version"):
+        for command in ("start", "rights", "release-deletions", "version"):
             assert f"    {command}" in out
 
     def test_has_every_flag_with_group_default_and_variable(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,18 +117,51 @@ def test_a_leading_dash_after_sync_belongs_to_it(argv: list[str], joined: list[s
     assert cli.join_negations(argv) == joined
 
 
+@pytest.fixture
+def host_flags(host_api: FakeApiServer, tmp_path: Path) -> list[str]:
+    """Which virtual cluster, on a host that is a fake."""
+    kubeconfig = {
+        "current-context": "host",
+        "contexts": [{"name": "host", "context": {"cluster": "host", "user": "me"}}],
+        "clusters": [{"name": "host", "cluster": {"server": host_api.url}}],
+        "users": [{"name": "me", "user": {"token": "t"}}],
+    }
+    file = tmp_path / "kubeconfig"
+    file.write_bytes(codec.dumps(kubeconfig))
+    return ["--name=blue", "--target-namespace=default", f"--host-kube-config={file}"]
+
+
+class TestRights:
+    async def test_table(self, host_flags: list[str], host_api: FakeApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        host_api.features.allows = lambda attributes: attributes["resource"] != "priorityclasses"
+        assert await asyncio.to_thread(run, "rights", *host_flags) == 0
+        first, *lines = capsys.readouterr().out.splitlines()
+        assert first.split() == ["LOOP", "STATE", "WHY"]
+        rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if not line.startswith(" ")}
+        assert set(rows) == {spec.name for spec in ALL if spec.default and not spec.part_of}
+        assert rows["configmaps"] == ["on"]
+        assert "without priorityclasses.scheduling.k8s.io: ClusterRole lacks" in " ".join(rows["pods"])
+
+    async def test_no_kubeconfig(self, host_flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        file = next(flag for flag in host_flags if flag.startswith("--host-kube-config")).partition("=")[2]
+        assert await asyncio.to_thread(run, "rights", *host_flags, f"--host-kube-config={file}.not") == 2
+        assert "syncer: " in capsys.readouterr().err
+
+    def test_yaml_asks_nobody(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("rights", "--yaml", "--name=blue", "--target-namespace=team", "--leader-elect") == 0
+        role, cluster_role = yaml.safe_load_all(capsys.readouterr().out)
+        assert (role["kind"], role["metadata"]) == ("Role", {"name": "vc-blue", "namespace": "team"})
+        assert role["rules"] == rules(needed_rights([spec for spec in ALL if spec.default], election=True))
+        assert (cluster_role["kind"], cluster_role["metadata"]) == ("ClusterRole", {"name": "vc-blue-v-team"})
+        assert run("rights", "--yaml", "--target-namespace=team", "--sync=-pods") == 0
+        less = next(yaml.safe_load_all(capsys.readouterr().out))
+        assert "pods/ephemeralcontainers" not in str(less)
+
+
 class TestReleaseDeletions:
     @pytest.fixture
-    def arguments(self, host_api: FakeApiServer, tmp_path: Path) -> list[str]:
-        kubeconfig = {
-            "current-context": "host",
-            "contexts": [{"name": "host", "context": {"cluster": "host", "user": "me"}}],
-            "clusters": [{"name": "host", "cluster": {"server": host_api.url}}],
-            "users": [{"name": "me", "user": {"token": "t"}}],
-        }
-        file = tmp_path / "kubeconfig"
-        file.write_bytes(codec.dumps(kubeconfig))
-        return ["release-deletions", "--name=blue", "--target-namespace=default", f"--host-kube-config={file}"]
+    def arguments(self, host_flags: list[str]) -> list[str]:
+        return ["release-deletions", *host_flags]
 
     async def test_writes_the_time_on_the_owner(
         self, arguments: list[str], host_api: FakeApiServer, capsys: pytest.CaptureFixture[str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from syncer.resources import configmaps, events, kubernetes_service, nodes, pods, secrets, services, tokens
 from syncer.sync.spec import SyncSpec
 
@@ -15,4 +17,16 @@ ALL: tuple[SyncSpec, ...] = (
     nodes.SPEC,
     events.SPEC,
 )
-"""Every loop there is; all are on by default."""
+"""Every loop there is."""
+
+
+def known() -> dict[str, bool]:
+    """The words of --sync, with whether each is on without being named."""
+    return {spec.name: spec.default for spec in ALL if not spec.part_of}
+
+
+def chosen(enabled: Collection[str]) -> list[SyncSpec]:
+    """The loops behind the `enabled` words, without those that another one replaces."""
+    found = [spec for spec in ALL if (spec.part_of or spec.name) in enabled]
+    replaced = {spec.replaces for spec in found}
+    return [spec for spec in found if (spec.part_of or spec.name) not in replaced]

@@ -1,16 +1,22 @@
 """How much of what is wanted the host allows: which loops run, what they go without, and why.
 
-Pure; `sync.rights` asks the host. A loop that is `dispensable` is off where something that it needs is missing, an optional
+A loop that is `dispensable` is off where something that it needs is missing, an optional
 right switches one feature of a loop off, and for all else the syncer waits, saying what for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from syncer.kube.types import Resource, Side
-from syncer.sync.spec import Right, SyncSpec
+from syncer.sync.rights import ELECTION_RIGHTS, OWN_RIGHTS, ask_lacking, ask_unserved, needed_rights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from syncer.kube.client import Client
+    from syncer.sync.spec import Right, SyncSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,19 @@ def extent_of(
             rows[whole] = Row(whole, on=True, why="; ".join(filter(None, (rows[whole].why, *without))))
     names = {_name(group, resource) for group, resource in missing} | {str(resource) for resource in unserved}
     return Extent(tuple(running), tuple(rows[name] for name in sorted(rows)), frozenset(names), tuple(dict.fromkeys(waits)))
+
+
+async def ask_extent(
+    host: Client, namespace: str, specs: Sequence[SyncSpec], *, election: bool = False, named: frozenset[str] = frozenset()
+) -> Extent:
+    """`extent_of` with the host's own answers. Raises ApiError or a network error."""
+    return extent_of(
+        specs,
+        own=[*OWN_RIGHTS, *(ELECTION_RIGHTS if election else ())],
+        lacking=await ask_lacking(host, namespace, needed_rights(specs, election=election)),
+        unserved=await ask_unserved(host, host_resources(specs)),
+        named=named,
+    )
 
 
 def host_resources(specs: Iterable[SyncSpec]) -> frozenset[Resource]:
