@@ -1,7 +1,8 @@
 """Composition root: builds everything from settings, starts it in order, and takes it down in order.
 
-Start: health server, credentials, both API servers answer, rights, fence, leadership if asked for, admission, caches,
-loops. Nothing is written before the fence is open; nothing is decided before the caches it needs have listed completely.
+Start: health server, credentials, both API servers answer, rights, fence, admission, leadership if asked for, caches,
+loops. Admission is served by every replica; the loops run in the one that leads. Nothing is written before the fence is
+open; nothing is decided before the caches it needs have listed completely.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from syncer import resources
-from syncer.errors import NETWORK_ERRORS, AlreadyExists, ApiError, FenceClosed, NotFound
+from syncer.errors import NETWORK_ERRORS, ApiError, FenceClosed
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
-from syncer.kube.types import CONFIGMAPS, MUTATING_WEBHOOKS, SECRETS, SERVICE_CIDRS, SERVICES, Key, Side, key_of
+from syncer.kube.types import CONFIGMAPS, SECRETS, SERVICES, Key, Side
 from syncer.metrics import Measure, Metrics, Reading
 from syncer.naming import Names
-from syncer.proxy.admission import AdmissionServer, service_cidr
 from syncer.proxy.allocation import HostAllocator
-from syncer.proxy.certificates import issue_certificates
+from syncer.proxy.certificates import SharedAuthority
 from syncer.proxy.health import Check, HealthServer
+from syncer.proxy.installation import Installation
 from syncer.runtime.leader import Elector
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from syncer.kube.config import Cluster
-    from syncer.kube.types import Resource
+    from syncer.kube.types import Obj, Resource
     from syncer.settings import Settings
 
 T = TypeVar("T")
@@ -112,8 +113,7 @@ class App:
         self._fence: Fence | None = None
         self._guard: Guard | None = None
         self._ledger: Ledger | None = None
-        self._admits: bool | None = None
-        """Whether new Services get addresses; None while that is not wanted."""
+        self._admission: Installation | None = None
         self._elector: Elector | None = None
 
     async def run(self) -> None:
@@ -133,6 +133,9 @@ class App:
                 tasks.create_task(recorder.run(), name="recorder")
                 self._extent = await self._until_allowed(clients[Side.HOST])
                 fence = await self._open_fence(clients, recorder)
+                if any(spec.kind == SERVICES for spec in self._wanted):
+                    self._admission = self._admit_services(clients, fence)
+                    tasks.create_task(self._admission.run(), name="admission")
                 if not settings.leader_elect:
                     await self._lead(clients, fence, recorder)
                     return
@@ -159,13 +162,13 @@ class App:
         """What /readyz tells."""
         checks = [Check("started", self._starting is None, self._starting or "")]
         if self._elector is not None:
-            leads, holder = self._elector.is_leader, self._elector.holder
-            checks.append(Check("leadership", leads or bool(holder), "" if leads else f"{holder} leads" if holder else "nobody leads yet"))
+            leads, other = self._elector.is_leader, self._elector.other
+            checks.append(Check("leadership", leads or bool(other), "" if leads else f"{other} leads" if other else "nobody leads yet"))
         if self._fence is not None:
             closed = self._fence.closed
             checks.append(Check("fence", closed is None, closed or ""))
-        if self._admits is not None:
-            checks.append(Check("admission", self._admits, "" if self._admits else "the webhook for Services is not served yet"))
+        if self._admission is not None:
+            checks.append(Check("admission", not self._admission.problem, self._admission.problem))
         for name, count in (self._guard.held() if self._guard is not None else {}).items():
             checks.append(Check(f"deletions {name}", ok=True, reason=f"{count} are held until `syncer release-deletions`"))
         if self._engine is not None:
@@ -256,6 +259,8 @@ class App:
     async def _lead(self, clients: Mapping[Side, Client], fence: Fence, recorder: Recorder) -> None:
         """Sync, as the only one that does; anew whenever the host has come to allow more or less."""
         assert self._extent is not None
+        if self._admission is not None:
+            self._admission.look()
         while True:
             async with asyncio.TaskGroup() as tasks:
                 syncing = tasks.create_task(self._sync(clients, fence, recorder, self._extent), name="sync")
@@ -326,74 +331,39 @@ class App:
             wall=time.time,
         )
         self._engine, self._guard, self._ledger = engine, guard, ledger
-        services = any(spec.kind == SERVICES for spec in specs)
-        if services:
-            await self._insist("the range of Service addresses", lambda: self._accept_host_addresses(clients))
-            self._admits = False
         self._starting = None
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(engine.run(), name="engine")
-                if services:
-                    allocator = HostAllocator(clients, caches, fence, names=self._names, owner=policy.owner, wall=time.time)
-                    tasks.create_task(self._admit_services(clients[Side.VIRTUAL], allocator), name="admission")
+            await engine.run()
         finally:
-            self._engine = self._guard = self._ledger = self._admits = None
+            self._engine = self._guard = self._ledger = None
 
-    async def _accept_host_addresses(self, clients: Mapping[Side, Client]) -> None:
-        """Have the virtual API server accept the addresses that the host gives to Services, whatever its own range is."""
-        cidrs = self._settings.service_cidr or await self._host_families(clients[Side.HOST])
-        virtual = clients[Side.VIRTUAL]
-        try:
-            await virtual.create(SERVICE_CIDRS, "", service_cidr(cidrs))
-        except AlreadyExists:
-            return
-        except NotFound:
-            served = False
-        else:
-            served = True
-            log.info("service_cidr.created", cidrs=list(cidrs))
-        if not served and not self._settings.service_cidr:
-            log.error(
-                "service_cidr.not_served",
-                remedy="before Kubernetes 1.33, start the virtual API server with the host's range as --service-cluster-ip-range, "
-                "and give that to --service-cidr",
-            )
+    def _admit_services(self, clients: Mapping[Side, Client], fence: Fence) -> Installation:
+        """What has new Services get the host's addresses."""
+        settings = self._settings
+        owner = fence.owner_reference() if settings.set_owner else None
+        return Installation(
+            clients,
+            fence,
+            HostAllocator(clients, fence, names=self._names, owner=owner, wall=time.time, keep=self._keep_service),
+            SharedAuthority(clients[Side.HOST], namespace=settings.target_namespace, name=settings.name, owner=owner),
+            front=Key(settings.target_namespace, settings.service_name),
+            cidrs=settings.service_cidr,
+            port=settings.webhook_port,
+            leads=lambda: self._leads,
+        )
 
-    async def _host_families(self, host: Client) -> tuple[str, ...]:
-        """The widest range of each IP family that the host's Services have, seen by the one in front of the virtual API server."""
-        key = Key(self._settings.target_namespace, self._settings.service_name)
-        try:
-            service = await host.get(SERVICES, key)
-        except NotFound:
-            service = {}
-        addresses = (service.get("spec") or {}).get("clusterIPs") or []
-        families = {"::/0" if ":" in address else "0.0.0.0/0" for address in addresses if address != "None"}
-        return tuple(sorted(families)) or ("0.0.0.0/0",)
+    def _keep_service(self, service: Obj) -> None:
+        if self._engine is not None:
+            self._engine.caches.keep(Side.HOST, SERVICES, service)
 
-    async def _admit_services(self, virtual: Client, allocator: HostAllocator) -> None:
-        """Serve the webhook by which new Services get the host's addresses."""
-        certificates = await issue_certificates()
-        async with AdmissionServer(allocator, certificates, port=self._settings.webhook_port) as server:
-            configuration = server.configuration
-
-            async def install() -> None:
-                await virtual.patch(MUTATING_WEBHOOKS, key_of(configuration), configuration, strategy="apply")
-
-            await self._insist("the admission webhook", install)
-            self._starting = None
-            self._admits = True
-            log.info("admission.serving", url=server.url)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._admits = False
+    @property
+    def _leads(self) -> bool:
+        return self._elector.is_leader if self._elector is not None else self._engine is not None
 
     def _readings(self) -> Iterable[Reading]:
         """What /metrics tells of the state of the loops."""
         yield Reading(Measure.FENCE_CLOSED, (), float(self._fence is not None and self._fence.closed is not None))
-        leads = self._elector.is_leader if self._elector is not None else self._engine is not None
-        yield Reading(Measure.LEADER, (), float(leads))
+        yield Reading(Measure.LEADER, (), float(self._leads))
         engine, guard, ledger = self._engine, self._guard, self._ledger
         if engine is None or guard is None or ledger is None:
             return

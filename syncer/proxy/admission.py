@@ -89,6 +89,11 @@ class AdmissionServer:
         return f"https://{_LOOPBACK}:{self._runner.addresses[0][1]}{PATH}"
 
     @property
+    def certificates(self) -> Certificates:
+        """What it serves with now."""
+        return self._certificates
+
+    @property
     def configuration(self) -> Obj:
         """The object that makes a virtual API server call this webhook."""
         return webhook_configuration(self.url, self._certificates.ca)
@@ -117,11 +122,11 @@ class AdmissionServer:
             if self._wall() >= self._certificates.renew_at:
                 try:
                     await self.renew()
-                except (SyncerError, OSError):
+                except (SyncerError, *NETWORK_ERRORS):
                     log.exception("admission.renewal_failed", expires_at=self._certificates.expires_at)
 
     async def renew(self) -> None:
-        """Have another certificate issued and go on with that."""
+        """Have another certificate issued and go on with that; connections that are open stay."""
         self._certificates = await self._issue(self._certificates)
         await asyncio.to_thread(self._load)
         log.info("admission.certificate_renewed", expires_at=self._certificates.expires_at)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from syncer.kube.client import Client
     from syncer.naming import Names
-    from syncer.sync.caches import Caches
     from syncer.sync.fence import Fence
 
 _RANDOM = string.ascii_lowercase + string.digits
@@ -31,25 +30,29 @@ _NAME_LIMIT = 63
 
 
 class HostAllocator:
-    """Allocates on the host. `wall` tells epoch seconds; `owner` is the ownerReference of host objects, if they have one."""
+    """Allocates on the host, in any replica: it goes by what the API servers answer, not by caches.
+
+    `wall` tells epoch seconds; `owner` is the ownerReference of host objects, if they have one; `keep` is given the host
+    Services, for the caches of the replica that has some.
+    """
 
     def __init__(
         self,
         clients: Mapping[Side, Client],
-        caches: Caches,
         fence: Fence,
         *,
         names: Names,
         owner: Obj | None,
         wall: Callable[[], float],
+        keep: Callable[[Obj], None] = lambda _: None,
     ) -> None:
         self._host = clients[Side.HOST]
         self._virtual = clients[Side.VIRTUAL]
-        self._caches = caches
         self._fence = fence
         self._names = names
         self._owner = owner
         self._wall = wall
+        self._keep = keep
 
     async def allocate(self, review: Obj) -> list[Obj] | None:
         """The JSON Patch for the Service in an AdmissionReview's request, None when nothing has to be said.
@@ -60,6 +63,7 @@ class HostAllocator:
         service: Obj = request["object"]
         if is_external_name(service) or is_excluded(service):
             return None
+        await self._fence.verify()  # asked, since where nobody leads nobody watches it
         self._fence.require_open()
         operations: list[Obj] = []
         metadata = {**service["metadata"], "namespace": request["namespace"]}
@@ -75,7 +79,7 @@ class HostAllocator:
             raise self._cleaned(error, key_of(service)) from error
         if host is None:
             return operations or None
-        self._caches.keep(Side.HOST, SERVICES, host)
+        self._keep(host)
         return operations + admission_patch(service, host)
 
     async def _make(self, service: Obj) -> Obj | None:

@@ -1,7 +1,8 @@
 """Issues a certificate for this machine's loopback: `python -m syncer.proxy.authority`.
 
 Reads one JSON object from standard input, `{ca, ca_key}` (PEM texts of an authority to go on with) or `{}`, and prints
-`{ca, ca_key, certificate, key, expires}`: PEM texts, and seconds since the epoch. It is a process of its own (see
+`{ca, ca_key, certificate, key, expires}`: PEM texts, and seconds since the epoch. `ca` is what to trust: after the
+authority itself come its predecessors, whose certificates may be served until they end. It is a process of its own (see
 `certificates`), since the library it needs is large; nothing else imports it.
 """
 
@@ -29,6 +30,7 @@ _Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 def issue(request: dict[str, str], now: datetime) -> dict[str, str | float]:
     """A serving certificate of the authority in `request`, or of a new one when that is missing or near its end."""
     ca, ca_key = _given(request, now) or _new_authority(now)
+    trusted = [ca, *(older for older in _trusted(request) if older != ca and older.not_valid_after_utc > now)]
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         _builder("syncer admission webhook", key, now, LIFE)
@@ -43,7 +45,7 @@ def issue(request: dict[str, str], now: datetime) -> dict[str, str | float]:
         .sign(ca_key, hashes.SHA256())
     )
     return {
-        "ca": ca.public_bytes(Encoding.PEM).decode(),
+        "ca": "".join(authority.public_bytes(Encoding.PEM).decode() for authority in trusted),
         "ca_key": _pem(ca_key),
         "certificate": certificate.public_bytes(Encoding.PEM).decode(),
         "key": _pem(key),
@@ -52,13 +54,17 @@ def issue(request: dict[str, str], now: datetime) -> dict[str, str | float]:
 
 
 def _given(request: dict[str, str], now: datetime) -> _Authority | None:
-    if not request.get("ca"):
+    if not (trusted := _trusted(request)):
         return None
-    ca = x509.load_pem_x509_certificate(request["ca"].encode())
+    ca = trusted[0]
     key = load_pem_private_key(request["ca_key"].encode(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or ca.public_key() != key.public_key():
         raise ValueError("the authority's certificate and key do not belong together")
     return (ca, key) if ca.not_valid_after_utc - now > 2 * LIFE else None
+
+
+def _trusted(request: dict[str, str]) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(request["ca"].encode()) if request.get("ca") else []
 
 
 def _new_authority(now: datetime) -> _Authority:

@@ -1,32 +1,50 @@
 """Certificates of the admission webhook: an authority of our own, and a serving certificate for this machine's loopback.
 
-They are issued by a process of its own, `python -m syncer.proxy.authority`, because the library for it would cost the
-daemon 9 MB for good. Keys go through pipes: nothing is written to a disk or an argument list.
+The authority is the same for all replicas, and is kept in a Secret of the host namespace; serving certificates are each
+process's own. They are issued by a process of its own, `python -m syncer.proxy.authority`, because the library for it would cost the
+daemon 9 MB for good. Keys go through pipes: nothing is written to a disk, an argument list or a log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import binascii
 import sys
+from base64 import b64decode, b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from syncer.errors import SyncerError
+import structlog
+
+from syncer.errors import AlreadyExists, Conflict, NotFound, SyncerError
 from syncer.kube import codec
+from syncer.kube.types import SECRETS, Key, Obj, labels_of
+from syncer.naming import DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from syncer.kube.client import Client
+
+log = structlog.get_logger("syncer.proxy")
 
 PATIENCE = 60.0
 """Seconds that issuing may take; it is a tenth of one unless the machine is overloaded."""
 
 _RENEW_BEFORE = 30 * 86400.0
+_TRIES = 3
+"""How often another replica may be quicker; each time there is an authority to go on with."""
+_CA, _CA_KEY = "ca.crt", "ca.key"
+_LABEL = f"{DOMAIN}/vcluster-name"
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM texts of an authority and of the serving certificate it issued; `expires_at` is the latter's end in epoch seconds."""
+    """PEM texts of an authority and of the serving certificate it issued; `expires_at` is the latter's end in epoch seconds.
+
+    `ca` is what to trust: the authority first, then its predecessors that have not expired.
+    """
 
     ca: bytes
     ca_key: bytes = field(repr=False)
@@ -49,6 +67,75 @@ async def issue_certificates(previous: Certificates | None = None, *, patience: 
     answer: Mapping[str, str] = codec.loads(await _run(codec.dumps(request), patience))
     pems = {name: answer[name].encode() for name in ("ca", "ca_key", "certificate", "key")}
     return Certificates(**pems, expires_at=float(answer["expires"]))
+
+
+def secret_key(namespace: str, name: str) -> Key:
+    """Where the authority of the virtual cluster `name` is kept."""
+    return Key(namespace, f"vc-{name}-webhook")
+
+
+class SharedAuthority:
+    """The authority of all replicas of the virtual cluster `name`, in a Secret. `owner` is its ownerReference, if it is to have one."""
+
+    def __init__(self, host: Client, *, namespace: str, name: str, owner: Obj | None) -> None:
+        self._host = host
+        self._name = name
+        self._owner = owner
+        self.key = secret_key(namespace, name)
+
+    async def bundle(self) -> bytes:
+        """What API servers are to trust now (PEM); nothing when the Secret is gone."""
+        secret = await self._read()
+        return b"" if secret is None else self._parse(secret).ca
+
+    async def issue(self, previous: Certificates | None = None) -> Certificates:
+        """A serving certificate of the authority in the Secret, which is made, or renewed when near its end, by whoever comes first.
+
+        A Secret that is gone is made again with the authority of `previous`. Raises SyncerError, ApiError or a network error.
+        """
+        for _ in range(_TRIES):
+            secret = await self._read()
+            given = self._parse(secret) if secret is not None else previous
+            issued = await issue_certificates(given)
+            if secret is not None and given is not None and issued.ca == given.ca:
+                return issued
+            try:
+                await self._keep(issued, secret)
+            except (AlreadyExists, Conflict, NotFound):
+                continue  # another replica was first
+            log.info("admission.authority_kept", secret=str(self.key), new=given is None or issued.ca != given.ca)
+            return issued
+        raise SyncerError(f"the Secret {self.key} on the host keeps changing while it is read")
+
+    async def _read(self) -> Obj | None:
+        try:
+            secret = await self._host.get(SECRETS, self.key)
+        except NotFound:
+            return None
+        if labels_of(secret).get(_LABEL) != self._name:
+            raise SyncerError(f"the Secret {self.key} on the host is not the syncer's own, as its label {_LABEL} would tell; rename it")
+        return secret
+
+    def _parse(self, secret: Obj) -> Certificates:
+        data = secret.get("data") or {}
+        try:
+            ca, ca_key = (b64decode(data[name]) for name in (_CA, _CA_KEY))
+        except (KeyError, TypeError, binascii.Error):
+            raise SyncerError(f"the Secret {self.key} on the host holds no {_CA} and {_CA_KEY}; delete it, and it is made again") from None
+        return Certificates(ca=ca, ca_key=ca_key, certificate=b"", key=b"", expires_at=0.0)
+
+    async def _keep(self, issued: Certificates, had: Obj | None) -> None:
+        data = {_CA: b64encode(issued.ca).decode(), _CA_KEY: b64encode(issued.ca_key).decode()}
+        if had is not None:
+            unchanged = {name: had["metadata"][name] for name in ("uid", "resourceVersion")}
+            await self._host.patch(SECRETS, self.key, {"metadata": unchanged, "data": data})
+            return
+        metadata: Obj = {"name": self.key.name, "namespace": self.key.namespace, "labels": {_LABEL: self._name}}
+        if self._owner is not None:
+            metadata["ownerReferences"] = [self._owner]
+        await self._host.create(
+            SECRETS, self.key.namespace, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
+        )
 
 
 async def _run(request: bytes, patience: float) -> bytes:

@@ -101,9 +101,10 @@ class Elector:
         return self._leading and _now() < self._renewed_at + self._renew_deadline
 
     @property
-    def holder(self) -> str:
-        """Who held the lease when it was last looked at; "" for nobody."""
-        return str((self._spec or {}).get("holderIdentity") or "")
+    def other(self) -> str:
+        """Who else held the lease when it was last looked at; "" for nobody."""
+        holder = str((self._spec or {}).get("holderIdentity") or "")
+        return "" if holder == self.identity else holder
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Run `lead()` whenever this process is the leader; returns, or raises, when `lead` does.

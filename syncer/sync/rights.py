@@ -25,8 +25,9 @@ _REVIEWS = "/apis/authorization.k8s.io/v1"
 OWN_RIGHTS = (
     Right(group="", resource="configmaps", verbs=("create", "get", "patch")),
     Right(group="", resource="events", verbs=("create", "get", "patch")),
+    Right(group="", resource="secrets", verbs=("create", "get", "patch")),
 )
-"""What the syncer needs for itself: the owner ConfigMap of the fence, and events on it."""
+"""What the syncer needs for itself: the owner ConfigMap of the fence, events on it, and the Secret of the webhook's authority."""
 
 ELECTION_RIGHTS = (Right(group="coordination.k8s.io", resource="leases", verbs=("create", "get", "patch")),)
 """What leader election needs besides."""

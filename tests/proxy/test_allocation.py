@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,7 +88,8 @@ async def desk() -> AsyncIterator[Desk]:
         assert world.syncer is not None
         syncer = world.syncer
         owner = syncer.fence.owner_reference()
-        yield Desk(world, HostAllocator(syncer.clients, syncer.caches, syncer.fence, names=NAMES, owner=owner, wall=wall))
+        keep = partial(syncer.caches.keep, Side.HOST, SERVICES)
+        yield Desk(world, HostAllocator(syncer.clients, syncer.fence, names=NAMES, owner=owner, wall=wall, keep=keep))
 
 
 async def test_a_service_is_stored_with_the_hosts_address_and_adopted_with_one_write() -> None:
@@ -360,7 +362,7 @@ async def test_a_copy_that_an_earlier_syncer_made_of_the_same_service_is_ours() 
         address = one.host()["spec"]["clusterIP"]
         assert one.world.syncer is not None
         syncer = one.world.syncer
-        allocator = HostAllocator(syncer.clients, syncer.caches, syncer.fence, names=NAMES, owner=None, wall=wall)
+        allocator = HostAllocator(syncer.clients, syncer.fence, names=NAMES, owner=None, wall=wall)
         operations = await allocator.allocate(review(service("web")))
         stored = one.world.virtual.create(patched(service("web"), operations))
         assert stored["spec"]["clusterIP"] == address
