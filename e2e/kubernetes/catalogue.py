@@ -163,6 +163,14 @@ FOLDERS = (
         version_variables=("helm.sh/helm/v3/internal/version.version",),
         release=Release("https://get.helm.sh/helm-v{v}-linux-{arch}.tar.gz", "{url}.sha256sum", archive=True),
     ),
+    Folder(  # 3.7 has a package that its published module lacks
+        "traefik",
+        "github.com/traefik/traefik/v3",
+        {"traefik": "cmd/traefik"},
+        version_command=("version",),
+        version_variables=("github.com/traefik/traefik/v3/pkg/version.Version",),
+        release=_github("traefik/traefik", "v{v}/traefik_v{v}_linux_{arch}.tar.gz", "v{v}/traefik_v{v}_checksums.txt"),
+    ),
 )
 
 
