@@ -191,7 +191,8 @@ class Executor:
         elif (ref := subject.spec.host_ref(self._caches.names, subject.key)) is not None:
             await self._require_gone(ref)
             counterpart = (ref,)
-        held = await self._guard.permit(subject.spec.name, counterpart, lambda: subject.orphans(intent.side))
+        irreplaceable = subject.spec.irreplaceable and intent.side is Side.HOST
+        held = await self._guard.permit(subject.spec.name, counterpart, lambda: subject.orphans(intent.side), irreplaceable=irreplaceable)
         if held is not None:
             raise Held(held)
 

@@ -3,7 +3,8 @@
 A deletion is *explained* when somebody was seen to ask for it: the counterpart carries a deletionTimestamp, or a watch
 reported it DELETED. It is *unexplained* when the counterpart is merely absent, as after a restart or a relist. A few
 of those are ordinary (something was deleted while nobody looked); many at once look like a control plane that lost
-its data, or like a cache that lies, and then not one of them is carried out.
+its data, or like a cache that lies, and then not one of them is carried out. Of what is irreplaceable even one is held:
+a control plane restored from yesterday's backup lacks the few objects of today.
 """
 
 from __future__ import annotations
@@ -79,31 +80,35 @@ class Guard:
             if since <= at:
                 log.warning("deletions.released", resource=resource, count=self._held_count.get(resource, 0))
 
-    async def permit(self, resource: str, counterpart: Iterable[object], orphans: Callable[[], Awaitable[Orphans]]) -> str | None:
+    async def permit(
+        self, resource: str, counterpart: Iterable[object], orphans: Callable[[], Awaitable[Orphans]], *, irreplaceable: bool = False
+    ) -> str | None:
         """None when an unexplained deletion may go ahead, else the reason why it is held.
 
         `counterpart` is what is known of the missing one (see `saw_deleted`); `orphans` counts, and is only called when needed.
+        Of an `irreplaceable` resource no number is small enough.
         Raises what `verify` raises (FenceClosed, or a network error): then the deletion must not happen either.
         """
         if any(fact in self._seen for fact in counterpart):
             return None
         await self._verify()
         found = await orphans()
-        if found.count <= max(self._limit_count, self._limit_fraction * found.total):
+        if not irreplaceable and found.count <= max(self._limit_count, self._limit_fraction * found.total):
             self.end(resource)
             return None
         since = self._held_since.get(resource)
         if since is not None and self._released_at >= since:
             return None
+        count = max(found.count, 1)  # it may have been counted before this one was missing
         message = (
-            f"{found.count} of {found.total} {resource} would be deleted because their counterparts are missing, "
+            f"{count} of {found.total} {resource} would be deleted because their counterparts are missing, "
             "and nobody was seen deleting those; compare both sides, and run `syncer release-deletions` if that is right"
         )
         if since is None:
             self._held_since[resource] = self._wall()
-            log.error("deletions.held", resource=resource, count=found.count, total=found.total, message=message)
+            log.error("deletions.held", resource=resource, count=count, total=found.total, message=message)
             self._announce("DeletionsHeld", message)
-        self._held_count[resource] = found.count
+        self._held_count[resource] = count
         return message
 
     def holding(self) -> list[str]:

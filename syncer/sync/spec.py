@@ -110,6 +110,8 @@ class SyncSpec:
     """Name of the loop without which this one makes no sense; it runs exactly when that one does, and is no word of --sync."""
     deletes_virtual: bool = False
     """Whether the loop may delete virtual objects because the host object vanished (then the guard watches that way too)."""
+    irreplaceable: bool = False
+    """Whether data goes with its host objects: then not one of them is deleted unexplained before a person agrees."""
     default: bool = True
     """Whether it runs without being named in --sync."""
     dispensable: bool = False

@@ -51,7 +51,9 @@ class WithoutProof(Executor):
 class Permissive(Guard):
     """Agrees to everything."""
 
-    async def permit(self, resource: str, counterpart: Iterable[object], orphans: Callable[[], Awaitable[Orphans]]) -> str | None:
+    async def permit(
+        self, resource: str, counterpart: Iterable[object], orphans: Callable[[], Awaitable[Orphans]], *, irreplaceable: bool = False
+    ) -> str | None:
         return None
 
 
