@@ -156,6 +156,9 @@ FOLDERS = (
         version_variables=("sigs.k8s.io/kwok/pkg/consts.Version",),
     ),
     Folder(
+        "local-path-provisioner", "github.com/rancher/local-path-provisioner", {"local-path-provisioner": ""}
+    ),  # published as an image only
+    Folder(
         "helm",
         "helm.sh/helm/v3",
         {"helm": "cmd/helm"},
