@@ -36,6 +36,9 @@ class Policy:
     cluster_domain: str = "cluster.local"
     service_account: str = ""
     translate_images: Mapping[str, str] = field(default_factory=dict)
+    enforced_tolerations: tuple[Obj, ...] = ()
+    node_selector: str = ""
+    enforce_node_selector: bool = True
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,11 @@ from syncer.translate.references import CONTAINER_FIELDS
 APPLIED = DOMAIN + "/applied-spec"
 """Annotation of a host pod: what of the changeable spec was last written there; see translate.podupdate."""
 
+RESIZED = DOMAIN + "/applied-resources"
+"""Annotation of a host pod: the requests and limits that were last written there; see translate.podupdate."""
+
 _OWN = DOMAIN + "/"
-_NEVER_COPIED = frozenset({APPLIED, TOKEN_EXPIRY})
+_NEVER_COPIED = frozenset({APPLIED, RESIZED, TOKEN_EXPIRY})
 
 _IN_VOLUME = {
     "metadata.name": f"metadata.annotations['{_OWN}name']",

@@ -7,7 +7,7 @@ its surroundings (API server, Services, DNS, itself) is virtual, and everything 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from syncer.kube.types import Obj, key_of
@@ -15,7 +15,8 @@ from syncer.naming import Names
 from syncer.translate.downward import facts, host_items, host_variable
 from syncer.translate.environment import DataKeys, own_names, service_variables
 from syncer.translate.references import Rename, renamed_container, renamed_spec, token_data_key
-from syncer.translate.scheduling import NamespacesMatching, host_affinity, host_spread
+from syncer.translate.scheduling import NamespacesMatching, host_affinity, host_spread, host_tolerations, narrowed_to_nodes
+from syncer.translate.selectors import parse_selector
 
 
 class PodPolicy(Protocol):
@@ -36,12 +37,26 @@ class PodPolicy(Protocol):
         """Images to be replaced, by exact match."""
         ...
 
+    @property
+    def enforced_tolerations(self) -> tuple[Obj, ...]:
+        """Tolerations that every host pod gets besides its own."""
+        ...
+
+    @property
+    def node_selector(self) -> str:
+        """Label selector of host nodes, "" for all."""
+        ...
+
+    @property
+    def enforce_node_selector(self) -> bool:
+        """Whether pods may run only on nodes that `node_selector` selects."""
+        ...
+
 
 _LEFT_TO_HOST = (
     "serviceAccountName",
     "serviceAccount",
-    "priority",  # resolved from a virtual PriorityClass, which the host does not have
-    "priorityClassName",
+    "priority",  # these two were resolved from a virtual PriorityClass; the host resolves its own, and rejects others' results
     "preemptionPolicy",
     "overhead",  # the host's RuntimeClass admission sets it, and rejects a pod whose value differs from its own
     "ephemeralContainers",  # may not be there at creation; they have a subresource
@@ -58,6 +73,13 @@ def uses_cluster_dns(pod: Obj) -> bool:
     return policy == "ClusterFirstWithHostNet" or (policy == "ClusterFirst" and not spec.get("hostNetwork"))
 
 
+def required_nodes(policy: PodPolicy, spec: Obj) -> Obj:
+    """The fields of `spec` that keep the pod on the nodes of this virtual cluster; none if it may use all."""
+    if not policy.node_selector or not policy.enforce_node_selector:
+        return {}
+    return narrowed_to_nodes(spec, parse_selector(policy.node_selector))
+
+
 def host_pod_spec(
     names: Names,
     policy: PodPolicy,
@@ -69,6 +91,7 @@ def host_pod_spec(
     token_secret: str,
     namespaces_matching: NamespacesMatching,
     data_keys: DataKeys = lambda _kind, _name: (),
+    has_priority_class: Callable[[str], bool] = lambda _name: False,
 ) -> Obj:
     """`spec` to create the host pod with; shares with `pod` what it does not change.
 
@@ -76,11 +99,15 @@ def host_pod_spec(
     and as with a kubelet without cluster DNS the pod gets its node's resolver. `services` are virtual Services, at least those of
     the pod's namespace. `token_secret` names the host Secret that stands in for projected service account tokens.
     `data_keys` lets variables from envFrom win over service variables, as they do with a kubelet; without it they lose.
+    `has_priority_class` tells whether the host has a PriorityClass of that name for tenants; one that it has not got is left out,
+    so that such a pod runs with the host's default priority.
     """
     namespace = key_of(pod).namespace
     spec = renamed_spec(pod, _renaming(names, namespace))
     for field in _LEFT_TO_HOST:
         spec.pop(field, None)
+    if not has_priority_class(spec.get("priorityClassName") or ""):
+        spec.pop("priorityClassName", None)
     if policy.service_account:
         spec["serviceAccountName"] = policy.service_account
     spec["automountServiceAccountToken"] = False
@@ -95,6 +122,9 @@ def host_pod_spec(
         spec["affinity"] = host_affinity(names, namespace, spec["affinity"], namespaces_matching)
     if spec.get("topologySpreadConstraints"):
         spec["topologySpreadConstraints"] = [host_spread(names, namespace, item) for item in spec["topologySpreadConstraints"]]
+    if policy.enforced_tolerations:
+        spec["tolerations"] = host_tolerations(spec.get("tolerations") or (), policy.enforced_tolerations)
+    spec |= required_nodes(policy, spec)
     spec["hostAliases"] = _host_aliases(spec.get("hostAliases") or [], api_address)
     if uses_cluster_dns(pod):
         spec |= _host_dns(spec.get("dnsConfig") or {}, dns_address, namespace, policy.cluster_domain)

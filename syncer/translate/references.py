@@ -95,6 +95,12 @@ def references(pod: Obj) -> References:
     )
 
 
+def ephemeral_claims(pod: Obj) -> frozenset[str]:
+    """Names of the claims that the virtual control plane makes for the pod's generic ephemeral volumes."""
+    volumes = (pod.get("spec") or {}).get("volumes") or ()
+    return frozenset(_ephemeral_claim(key_of(pod).name, volume) for volume in volumes if volume.get("ephemeral") is not None)
+
+
 def renamed_spec(pod: Obj, rename: Rename) -> Obj:
     """The pod's spec with every reference outside containers renamed; a generic ephemeral volume becomes a reference to its claim."""
     spec: Obj = dict(pod.get("spec") or {})
@@ -172,10 +178,14 @@ def _volume(volume: Obj, pod_name: str, rename: Rename) -> Obj:
             result = {**result, source: {**content, "sources": sources}}
         elif source == "ephemeral":
             # The virtual control plane makes the claim; the host only has to find its image.
-            claim = rename(Kind.CLAIM, f"{pod_name}-{volume.get('name')}", False)
+            claim = rename(Kind.CLAIM, _ephemeral_claim(pod_name, volume), False)
             result = {key: value for key, value in result.items() if key != source}
             result["persistentVolumeClaim"] = {"claimName": claim}
     return result
+
+
+def _ephemeral_claim(pod_name: str, volume: Obj) -> str:
+    return f"{pod_name}-{volume.get('name')}"
 
 
 def _inside(outer: Obj, field: str, kinds: tuple[tuple[str, Kind], ...], rename: Rename) -> Obj:

@@ -1,4 +1,8 @@
-"""Pod (anti)affinity and topology spread on the host: the same pods count as in the virtual cluster, and no others."""
+"""Where a pod may run on the host.
+
+Pod (anti)affinity and topology spread count the same pods as in the virtual cluster, and no others. Nodes have the same names and labels on
+both sides, so what the tenant asks of nodes stays; the host's operator may narrow the nodes by a selector, and add tolerations.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TypeAlias
 from syncer.kube.types import Obj
 from syncer.naming import Names
 from syncer.translate.labels import host_label_keys, host_label_selector
+from syncer.translate.selectors import equalities
 
 NamespacesMatching: TypeAlias = Callable[[Obj], Iterable[str]]
 """Names of the virtual namespaces that a (non-empty) LabelSelector matches."""
@@ -37,6 +42,42 @@ def host_affinity(names: Names, namespace: str, affinity: Obj, namespaces_matchi
 def host_spread(names: Names, namespace: str, constraint: Obj) -> Obj:
     """One of `spec.topologySpreadConstraints`; it always speaks of the pod's own namespace."""
     return _narrowed(names, constraint, (namespace,))
+
+
+def host_tolerations(own: Iterable[Obj], enforced: Iterable[Obj]) -> list[Obj]:
+    """The pod's own tolerations, and those of `enforced` that it has not got; its own word on how long it bears a taint stands."""
+    result = list(own)
+    present = {toleration_identity(toleration) for toleration in result}
+    return result + [toleration for toleration in enforced if toleration_identity(toleration) not in present]
+
+
+def toleration_identity(toleration: Obj) -> tuple[str, ...]:
+    """What an API server tells two tolerations of a pod apart by."""
+    return tuple(toleration.get(field) or "" for field in ("key", "operator", "value", "effect"))
+
+
+def narrowed_to_nodes(spec: Obj, selector: Obj) -> Obj:
+    """The fields of `spec` by which the pod runs only on nodes that the (non-empty) LabelSelector `selector` selects, too.
+
+    Of a key that pod and selector both ask for, the selector's value counts, so that such a pod need not wait for ever.
+    """
+    labels = equalities(selector)
+    if labels is not None:
+        return {"nodeSelector": {**(spec.get("nodeSelector") or {}), **labels}}
+    affinity: Obj = spec.get("affinity") or {}
+    nodes: Obj = affinity.get("nodeAffinity") or {}
+    more = [{"key": key, "operator": "In", "values": [value]} for key, value in (selector.get("matchLabels") or {}).items()]
+    more += selector.get("matchExpressions") or ()
+    terms = (nodes.get(_REQUIRED) or {}).get("nodeSelectorTerms")
+    required = {"nodeSelectorTerms": [_with_nodes(term, more) for term in terms] if terms else [{"matchExpressions": more}]}
+    return {"affinity": {**affinity, "nodeAffinity": {**nodes, _REQUIRED: {**(nodes.get(_REQUIRED) or {}), **required}}}}
+
+
+def _with_nodes(term: Obj, more: list[Obj]) -> Obj:
+    """Terms are alternatives. One without requirements selects nothing, and has to go on doing so."""
+    if not term.get("matchExpressions") and not term.get("matchFields"):
+        return term
+    return {**term, "matchExpressions": [*(term.get("matchExpressions") or ()), *more]}
 
 
 def _term(names: Names, namespace: str, term: Obj, namespaces_matching: NamespacesMatching) -> Obj:

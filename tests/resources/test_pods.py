@@ -9,11 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.kube.types import CONFIGMAPS, NAMESPACES, NODES, PODS, SECRETS, SERVICES, Key, Obj, Side
+from syncer.kube.types import (
+    CONFIGMAPS,
+    NAMESPACES,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    PRIORITY_CLASSES,
+    RUNTIME_CLASSES,
+    SECRETS,
+    SERVICES,
+    Key,
+    Obj,
+    Side,
+)
 from syncer.naming import ANNOTATION_UID
 from syncer.resources import pods
 from syncer.resources.pods.decision import STUCK_SECONDS
-from syncer.sync.intents import Bind, Create, Delete, Patch, Refuse
+from syncer.sync.intents import Bind, Create, Delete, Patch, Refuse, Wait, Warn
 from syncer.translate.merge import apply
 from tests.resources.apply import NAMES, NOW, World, told
 from tests.resources.objects import DNS, HOST, deleting, host_marks, named, pod, ready_world
@@ -258,6 +271,75 @@ def test_ephemeral_containers_are_added_through_their_subresource() -> None:
     assert [container["name"] for container in host["spec"]["ephemeralContainers"]] == ["debug"]
 
 
+SIZED = {"spec": {"containers": [{"name": "app", "image": "nginx", "resources": {"requests": {"cpu": "1"}}}]}}
+
+
+def test_a_resize_goes_down_through_its_subresource_and_is_recorded_after_it() -> None:
+    world = resized("2")
+    assert told(world.decide(pods.SPEC, WEB)) == [f"patch host pods {HOST_WEB} resize", f"patch host pods {HOST_WEB} metadata"]
+    world.settle(pods.SPEC, WEB)
+    assert cpu(world) == "2"
+
+
+def test_what_the_host_resized_stays() -> None:
+    world = resized("1", on_host="4")
+    assert world.settle(pods.SPEC, WEB) == []
+    assert (cpu(world), world.log) == ("4", [])
+
+
+def test_a_resize_that_the_host_happens_to_have_is_only_recorded() -> None:
+    world = resized("2", on_host="2")
+    assert told(world.decide(pods.SPEC, WEB)) == [f"patch host pods {HOST_WEB} metadata"]
+    assert world.settle(pods.SPEC, WEB) == []
+
+
+def resized(to: str, *, on_host: str = "1") -> World:
+    """The tenant made a pod with one CPU, and gave it `to`; meanwhile the host gave it `on_host`."""
+    world = state(merged(LIVE, SIZED), LIVE)
+    for side, key, amount in ((Side.VIRTUAL, WEB, to), (Side.HOST, HOST_WEB, on_host)):
+        pod_there = world.get(side, PODS, key)
+        assert pod_there is not None
+        pod_there["spec"]["containers"][0]["resources"] = {"requests": {"cpu": amount}}
+    return world
+
+
+def cpu(world: World) -> str:
+    host = world.get(Side.HOST, PODS, HOST_WEB)
+    assert host is not None
+    amount: str = host["spec"]["containers"][0]["resources"]["requests"]["cpu"]
+    return amount
+
+
+GATED = {
+    "spec": {"readinessGates": [{"conditionType": "x/ready"}]},
+    "status": {"conditions": [{"type": "x/ready", "status": "True", "lastTransitionTime": "2027-01-15T07:00:00Z"}]},
+}
+GROWN = {"spec": {"containers": [{"name": "app", "image": "nginx", "resources": {"requests": {"cpu": "2"}}}]}}
+DEBUGGED = {"spec": {"ephemeralContainers": [{"name": "debug", "image": "busybox"}]}}
+LACKING: list[tuple[str, Obj, Obj, str]] = [
+    ("resize", merged(LIVE, GROWN), SIZED, "its containers keep the resources that they have"),
+    ("ephemeralcontainers", merged(LIVE, DEBUGGED), {}, "its new ephemeral containers do not run"),
+    (
+        "status",
+        merged(LIVE, GATED),
+        {"spec": GATED["spec"]},
+        "the conditions of its readiness gates are not passed on, and it does not get ready",
+    ),
+]
+
+
+@pytest.mark.parametrize(("subresource", "virtual", "before", "message"), LACKING, ids=[case[0] for case in LACKING])
+def test_a_right_that_is_missing_is_told_and_not_tried(subresource: str, virtual: Obj, before: Obj, message: str) -> None:
+    world = state(merged(LIVE, before), LIVE)
+    world.put(Side.VIRTUAL, PODS, pod(virtual))
+    right = f"pods/{subresource}"
+    world.policy = replace(world.policy, lacking=frozenset({right}))
+    (warning,) = world.settle(pods.SPEC, WEB)
+    assert isinstance(warning, Warn)
+    assert warning.message == f"{message}: the host cluster does not let the syncer patch {right}"
+    assert [write for write in world.log if isinstance(write, Patch) and write.side is Side.HOST] == []
+
+
 class TestCreation:
     def world(self, changes: Obj | None = None) -> World:
         return state(changes or {}, None)
@@ -334,6 +416,68 @@ class TestCreation:
         world.put(Side.VIRTUAL, SECRETS, named("pull"))
         world.put(Side.HOST, SECRETS, {"metadata": {**host_marks("Secret", "pull"), "annotations": {}}})
         assert told(world.decide(pods.SPEC, WEB, waited=5.0))[0] == "warn NotCopied"
+
+    CLAIMING: Obj = {  # noqa: RUF012  never changed
+        "spec": {"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "tmp", "ephemeral": {}}]}
+    }
+    OWNED: Obj = {"ownerReferences": [{"kind": "Pod", "name": "web", "uid": "uid-web", "controller": True}]}  # noqa: RUF012  never changed
+
+    def claiming(self) -> World:
+        world = self.world(self.CLAIMING)
+        world.policy = replace(world.policy, synced=world.policy.synced | {PERSISTENT_VOLUME_CLAIMS})
+        return world
+
+    def test_waits_for_claims_whether_they_exist_or_not(self) -> None:
+        world = self.claiming()
+        on_host = [f"host persistentvolumeclaims hostns/{name}-x-default-x-vc" for name in ("data", "web-tmp")]
+        both = " ".join([*on_host, *(f"virtual persistentvolumeclaims default/{name}" for name in ("data", "web-tmp"))])
+        assert told(world.decide(pods.SPEC, WEB)) == [f"wait {both} at most 5"]
+        for name in ("data", "web-tmp"):
+            world.put(Side.HOST, PERSISTENT_VOLUME_CLAIMS, {"metadata": host_marks("PersistentVolumeClaim", name)})
+        assert told(world.decide(pods.SPEC, WEB)) == [f"wait {both} at most 5"], "what is there on the host is left from before"
+        world.put(Side.VIRTUAL, PERSISTENT_VOLUME_CLAIMS, named("data"))
+        tmp = named("web-tmp")
+        tmp["metadata"] |= self.OWNED
+        world.put(Side.VIRTUAL, PERSISTENT_VOLUME_CLAIMS, tmp)
+        volumes = self.created(world)["spec"]["volumes"]
+        assert [item["persistentVolumeClaim"]["claimName"] for item in volumes] == ["data-x-default-x-vc", "web-tmp-x-default-x-vc"]
+
+    def test_an_ephemeral_volume_is_not_filled_with_another_claim(self) -> None:
+        world = self.claiming()
+        for name in ("data", "web-tmp"):
+            world.put(Side.HOST, PERSISTENT_VOLUME_CLAIMS, {"metadata": host_marks("PersistentVolumeClaim", name)})
+            world.put(Side.VIRTUAL, PERSISTENT_VOLUME_CLAIMS, named(name))
+        warning, wait = world.decide(pods.SPEC, WEB, waited=5.0)
+        assert isinstance(warning, Warn)
+        assert warning.message == "not copied to the host yet: PersistentVolumeClaim web-tmp"
+        assert isinstance(wait, Wait)
+
+    def test_claims_that_are_not_synced_are_refused(self) -> None:
+        (refusal,) = self.world(self.CLAIMING).decide(pods.SPEC, WEB)
+        assert isinstance(refusal, Refuse)
+        assert refusal.message == "it uses PersistentVolumeClaim data, web-tmp, but claims are not synced to the host cluster"
+
+    SANDBOXED: Obj = {"spec": {"runtimeClassName": "gvisor"}}  # noqa: RUF012  never changed
+
+    def test_waits_for_the_runtime_class(self) -> None:
+        world = self.world(self.SANDBOXED)
+        assert told(world.decide(pods.SPEC, WEB)) == ["warn NoRuntimeClass", "wait host runtimeclasses gvisor"]
+        world.put(Side.HOST, RUNTIME_CLASSES, {"metadata": {"name": "gvisor"}})
+        assert self.created(world)["spec"]["runtimeClassName"] == "gvisor"
+
+    def test_without_a_look_at_runtime_classes_the_host_decides(self) -> None:
+        world = self.world(self.SANDBOXED)
+        world.policy = replace(world.policy, lacking=frozenset({"runtimeclasses.node.k8s.io"}))
+        assert self.created(world)["spec"]["runtimeClassName"] == "gvisor"
+
+    @pytest.mark.parametrize(("name", "passes"), [("high", True), ("low", False), ("system-node-critical", False)])
+    def test_priority_classes(self, name: str, passes: bool) -> None:
+        world = self.world({"spec": {"priorityClassName": name, "priority": 7, "preemptionPolicy": "Never"}})
+        for on_host in ("high", "system-node-critical"):
+            world.put(Side.HOST, PRIORITY_CLASSES, {"metadata": {"name": on_host}})
+        spec = self.created(world)["spec"]
+        assert spec.get("priorityClassName") == (name if passes else None)
+        assert not {"priority", "preemptionPolicy"} & spec.keys()
 
     def test_does_not_wait_for_copies_that_are_not_synced(self) -> None:
         world = self.world(self.MOUNTING)

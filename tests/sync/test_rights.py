@@ -161,11 +161,12 @@ class TestLacking:
         ]
 
     def test_the_role_that_is_asked_for_is_enough(self) -> None:
-        assert lacking(needed_rights(ALL), {"resourceRules": rules(needed_rights(ALL))}) == []
+        needed = [item for item in needed_rights(ALL) if not item.cluster]
+        assert lacking(needed, {"resourceRules": rules(needed)}) == []
 
-    @pytest.mark.parametrize("index", range(len(needed_rights(ALL))))
+    @pytest.mark.parametrize("index", range(len([item for item in needed_rights(ALL) if not item.cluster])))
     def test_and_each_of_its_rules_is_needed(self, index: int) -> None:
-        needed = needed_rights(ALL)
+        needed = [item for item in needed_rights(ALL) if not item.cluster]
         less = [*needed[:index], *needed[index + 1 :]]
         assert lacking(needed, {"resourceRules": rules(less)}) == [needed[index]]
 

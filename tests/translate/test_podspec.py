@@ -311,3 +311,17 @@ def test_ephemeral_containers(pod: Call, names: Names, policy: Call) -> None:
             "env": [*API_ENV, {"name": "P", "valueFrom": {"secretKeyRef": {"name": "s-x-default-x-vc", "key": "k"}}}],
         }
     ]
+
+
+def test_a_priority_class_goes_down_by_name_where_the_host_has_it(pod: Call, on_host: Call) -> None:
+    virtual = pod(priorityClassName="high", priority=1000, preemptionPolicy="Never")
+    assert on_host(virtual, has_priority_class={"high"}.__contains__) == {**on_host(pod()), "priorityClassName": "high"}
+    assert on_host(virtual, has_priority_class={"low"}.__contains__) == on_host(pod())
+
+
+def test_enforced_tolerations_and_nodes(pod: Call, policy: Call, on_host: Call) -> None:
+    dedicated = {"key": "dedicated", "operator": "Exists"}
+    spec = on_host(pod(tolerations=[{"key": "a"}]), policy=policy(enforced_tolerations=(dedicated,), node_selector="pool=blue"))
+    assert spec["tolerations"] == [{"key": "a"}, dedicated]
+    assert spec["nodeSelector"] == {"pool": "blue"}
+    assert "nodeSelector" not in on_host(pod(), policy=policy(node_selector="pool=blue", enforce_node_selector=False))

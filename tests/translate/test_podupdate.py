@@ -9,8 +9,9 @@ import pytest
 
 from syncer.kube.types import Obj
 from syncer.naming import Names
-from syncer.translate.downward import APPLIED, pod_annotations
-from syncer.translate.podupdate import created_annotations, host_ephemeral_update, host_pod_update
+from syncer.translate.downward import APPLIED, RESIZED, pod_annotations
+from syncer.translate.merge import apply
+from syncer.translate.podupdate import created_annotations, host_ephemeral_update, host_pod_update, host_resize, resize_record
 from tests.fakes.patches import strategic
 
 Call = Callable[..., Any]
@@ -158,3 +159,98 @@ def test_ephemeral_containers(pod: Call, policy: Call, names: Names, created: Ca
     patch = update(pod(ephemeralContainers=[first, second, third]), host)
     assert patch is not None
     assert [item["name"] for item in patch["spec"]["ephemeralContainers"]] == ["d3"]
+
+
+def sized(cpu: str | None = None, memory: str | None = None, /, **limits: str) -> Obj:
+    requests = {key: value for key, value in (("cpu", cpu), ("memory", memory)) if value}
+    return {"containers": [{"name": "app", "image": "nginx:1", "resources": {"requests": requests, "limits": limits}}]}
+
+
+def on_app(**resources: Obj) -> Obj:
+    return {"spec": {"containers": [{"name": "app", "resources": resources}]}}
+
+
+SMALL = sized("1", "1Gi", memory="2Gi")
+RESIZES: list[tuple[str, Obj, Obj, Obj, Obj | None]] = [
+    ("nothing changed", SMALL, {}, SMALL, None),
+    ("more", SMALL, {}, sized("2", "1Gi", memory="3Gi"), on_app(requests={"cpu": "2"}, limits={"memory": "3Gi"})),
+    ("a limit more", sized("1"), {}, sized("1", cpu="2"), on_app(limits={"cpu": "2"})),
+    ("a limit less", sized("1", cpu="2"), {}, sized("1"), on_app(limits={"cpu": None})),
+    ("the first ones", sized(), {}, sized("1"), on_app(requests={"cpu": "1"})),
+    ("the host resized it, the tenant said nothing", SMALL, on_app(requests={"cpu": "4"}), SMALL, None),
+    ("the host has defaults", sized(), on_app(requests={"cpu": "4"}), sized(), None),
+    (
+        "the host resized one thing, the tenant another",
+        SMALL,
+        on_app(requests={"cpu": "4"}),
+        sized("1", "2Gi", memory="2Gi"),
+        on_app(requests={"memory": "2Gi"}),
+    ),
+    (
+        "both the same thing: the tenant's is younger",
+        SMALL,
+        on_app(requests={"cpu": "4"}),
+        sized("2", "1Gi", memory="2Gi"),
+        on_app(requests={"cpu": "2"}),
+    ),
+    ("the host happens to have it", SMALL, on_app(requests={"cpu": "2"}), sized("2", "1Gi", memory="2Gi"), None),
+    (
+        "a sidecar and the pod as a whole",
+        {"initContainers": [{"name": "side", "resources": {"requests": {"cpu": "1"}}}], "resources": {"requests": {"cpu": "3"}}},
+        {},
+        {"initContainers": [{"name": "side", "resources": {"requests": {"cpu": "2"}}}], "resources": {"requests": {"cpu": "4"}}},
+        {"spec": {"initContainers": [{"name": "side", "resources": {"requests": {"cpu": "2"}}}], "resources": {"requests": {"cpu": "4"}}}},
+    ),
+    (
+        "claims of devices are no sizes",
+        {},
+        {},
+        {"containers": [{"name": "app", "image": "nginx:1", "resources": {"claims": [{"name": "g"}]}}]},
+        None,
+    ),
+    ("the host lacks the container", SMALL, {"spec": {"containers": [{"$patch": "delete", "name": "app"}]}}, sized("2"), None),
+]
+
+
+@pytest.mark.parametrize(("then", "host_change", "now", "expected"), [case[1:] for case in RESIZES], ids=[case[0] for case in RESIZES])
+def test_a_resize(pod: Call, created: Call, then: Obj, host_change: Obj, now: Obj, expected: Obj | None) -> None:
+    host = strategic(created(**then), host_change)
+    before = copy.deepcopy(host)
+    assert host_resize(pod(**now), host) == expected
+    assert host == before
+    host = strategic(host, expected or {})
+    host = apply(host, resize_record(pod(**now), host) or {})
+    assert host_resize(pod(**now), host) is None, "a second one"
+    assert resize_record(pod(**now), host) is None
+
+
+def test_resources_cost_an_annotation_only_where_there_are_some(pod: Call, created: Call) -> None:
+    assert RESIZED not in created()["metadata"]["annotations"]
+    assert RESIZED in created(**SMALL)["metadata"]["annotations"]
+    assert resize_record(pod(), created()) is None
+
+
+def test_there_and_back(pod: Call, created: Call) -> None:
+    host = created(**SMALL)
+    for now in (sized("2", "1Gi", memory="2Gi"), SMALL):
+        patch = host_resize(pod(**now), host)
+        assert patch is not None
+        host = apply(strategic(host, patch), resize_record(pod(**now), host) or {})
+        assert host["spec"]["containers"][0]["resources"] == now["containers"][0]["resources"]
+
+
+def test_enforced_tolerations_are_added_to_pods_that_run(pod: Call, policy: Call, created: Call) -> None:
+    enforcing = policy(enforced_tolerations=({"key": "dedicated", "operator": "Exists"},))
+    host = created(tolerations=[{"key": "a"}])
+    patch = host_pod_update(enforcing, pod(tolerations=[{"key": "a"}]), host)
+    assert patch == {"spec": {"tolerations": [{"key": "a"}, {"key": "dedicated", "operator": "Exists"}]}}
+    assert host_pod_update(enforcing, pod(tolerations=[{"key": "a"}]), strategic(host, patch)) is None
+
+
+def test_a_gated_pod_is_not_directed_to_other_nodes_than_the_clusters(pod: Call, policy: Call, on_host: Call) -> None:
+    enforcing = policy(node_selector="pool=blue")
+    virtual = pod(schedulingGates=[{"name": "g"}])
+    host = {"metadata": {"annotations": created_annotations(virtual)}, "spec": on_host(virtual, policy=enforcing)}
+    assert host_pod_update(enforcing, virtual, host) is None
+    virtual = pod(schedulingGates=[{"name": "g"}], nodeSelector={"pool": "red", "disk": "ssd"})
+    assert host_pod_update(enforcing, virtual, host) == {"spec": {"nodeSelector": {"disk": "ssd"}}}

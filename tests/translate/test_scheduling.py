@@ -8,7 +8,8 @@ import pytest
 from syncer.kube.types import Obj
 from syncer.naming import LABEL_MANAGED_BY, LABEL_NAMESPACE, Names
 from syncer.translate.labels import host_label_key
-from syncer.translate.scheduling import host_affinity, host_spread
+from syncer.translate.scheduling import host_affinity, host_spread, host_tolerations, narrowed_to_nodes
+from syncer.translate.selectors import parse_selector
 
 OURS = {LABEL_MANAGED_BY: "vc"}
 HERE = {**OURS, LABEL_NAMESPACE: "default"}
@@ -103,3 +104,59 @@ def test_label_keys(names: Names, selector: Obj, keys: Obj, left: Obj) -> None:
 def test_a_spread_without_selector_is_left_as_it_is(names: Names) -> None:
     constraint = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
     assert host_spread(names, "default", constraint) == constraint
+
+
+TOLERATIONS: list[tuple[list[Obj], list[Obj], list[Obj]]] = [
+    ([], [], []),
+    ([{"key": "a"}], [{"key": "b"}], [{"key": "a"}, {"key": "b"}]),
+    ([{"key": "a"}], [{"key": "a"}], [{"key": "a"}]),
+    ([{"key": "a", "tolerationSeconds": 5}], [{"key": "a"}], [{"key": "a", "tolerationSeconds": 5}]),
+    ([{"key": "a", "effect": "NoSchedule"}], [{"key": "a"}], [{"key": "a", "effect": "NoSchedule"}, {"key": "a"}]),
+    ([], [{"operator": "Exists"}], [{"operator": "Exists"}]),
+]
+
+
+@pytest.mark.parametrize(("own", "enforced", "expected"), TOLERATIONS)
+def test_enforced_tolerations(own: list[Obj], enforced: list[Obj], expected: list[Obj]) -> None:
+    assert host_tolerations(own, enforced) == expected
+    assert host_tolerations(expected, enforced) == expected
+
+
+ZONE = {"key": "zone", "operator": "In", "values": ["a"]}
+NAME = {"key": "metadata.name", "operator": "In", "values": ["n1"]}
+POOL = {"key": "pool", "operator": "NotIn", "values": ["red"]}
+
+
+def required(*terms: Obj) -> Obj:
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [*terms]}}}
+
+
+NODES: list[tuple[str, str, Obj, Obj]] = [
+    ("equal labels", "pool=blue,disk=ssd", {}, {"nodeSelector": {"pool": "blue", "disk": "ssd"}}),
+    ("beside the pod's", "pool=blue", {"nodeSelector": {"disk": "ssd"}}, {"nodeSelector": {"disk": "ssd", "pool": "blue"}}),
+    ("over the pod's", "pool=blue", {"nodeSelector": {"pool": "red"}}, {"nodeSelector": {"pool": "blue"}}),
+    ("any other", "pool!=red", {}, {"affinity": required({"matchExpressions": [POOL]})}),
+    (
+        "any other, pod wants no nodes",
+        "pool!=red",
+        {"affinity": {"podAffinity": {}}},
+        {"affinity": {"podAffinity": {}, **required({"matchExpressions": [POOL]})}},
+    ),
+    (
+        "any other, in each of the pod's alternatives, but not in one that selects nothing",
+        "pool!=red",
+        {"affinity": required({"matchExpressions": [ZONE]}, {"matchFields": [NAME]}, {"matchFields": []}, {})},
+        {
+            "affinity": required(
+                {"matchExpressions": [ZONE, POOL]}, {"matchFields": [NAME], "matchExpressions": [POOL]}, {"matchFields": []}, {}
+            )
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "spec", "expected"), [case[1:] for case in NODES], ids=[case[0] for case in NODES])
+def test_enforced_nodes(text: str, spec: Obj, expected: Obj) -> None:
+    before = copy.deepcopy(spec)
+    assert narrowed_to_nodes(spec, parse_selector(text)) == expected
+    assert spec == before

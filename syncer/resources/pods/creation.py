@@ -5,26 +5,51 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from syncer.kube.types import CONFIGMAPS, NAMESPACES, PODS, SECRETS, SERVICES, Key, Obj, Ref, Resource, Side, is_deleting, key_of, labels_of
-from syncer.sync.intents import Create, Intent, Pair, Wait, Warn
+from syncer.kube.types import (
+    CONFIGMAPS,
+    NAMESPACES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    PRIORITY_CLASSES,
+    RUNTIME_CLASSES,
+    SECRETS,
+    SERVICES,
+    Key,
+    Obj,
+    Ref,
+    Resource,
+    Side,
+    is_deleting,
+    key_of,
+    labels_of,
+    uid_of,
+)
+from syncer.sync.intents import Create, Intent, Pair, Refuse, Wait, Warn
 from syncer.sync.view import View
 from syncer.translate.metadata import host_metadata, virtual_key
 from syncer.translate.owners import owner_annotations
 from syncer.translate.podspec import host_pod_spec, uses_cluster_dns
 from syncer.translate.podupdate import created_annotations
-from syncer.translate.references import Kind, references
+from syncer.translate.references import Kind, References, ephemeral_claims, references
 from syncer.translate.selectors import matches
 from syncer.translate.token_secret import token_secret_key
 
 COPIES_SECONDS = 5.0
 """After so long a wait for host copies of what a pod refers to, the pod gets an event that says so."""
 
+_SYSTEM = "system-"
+"""How the names of Kubernetes' own PriorityClasses begin: those are for what keeps a cluster alive."""
 _KUBE_DNS = Key("kube-system", "kube-dns")
 _RESOURCES = {Kind.CONFIGMAP: CONFIGMAPS, Kind.SECRET: SECRETS}
 
 
 def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
     """The host pod, or what it waits for."""
+    found = references(virtual)
+    if found.claims and PERSISTENT_VOLUME_CLAIMS not in view.policy.synced:
+        return [_without_claims(found)]
+    if runtime_class := _missing_runtime_class(virtual, view):
+        return _until_runtime_class(pair, runtime_class)
     api_address = cluster_address(view.get(*api_service(view)))
     dns_address = dns_address_of(view)
     if api_address is None:
@@ -32,7 +57,7 @@ def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
         return [Wait(on=(ref,), reason=f"the host Service {ref.key.name} in front of the virtual API server has no address yet")]
     if dns_address is None and uses_cluster_dns(virtual):
         return [Wait(on=tuple(_dns_services(view)), reason="the cluster's DNS Service has no address yet")]
-    if missing := _missing_copies(virtual, view):
+    if missing := _missing_copies(virtual, found, view):
         return _until_copied(pair, missing, view)
     spec = host_pod_spec(
         view.names,
@@ -44,6 +69,7 @@ def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
         token_secret=token_secret_key(view.names, pair.key).name,
         namespaces_matching=lambda selector: _namespaces_matching(selector, view),
         data_keys=lambda kind, name: data_keys(virtual, kind, name, view),
+        has_priority_class=lambda name: _is_for_tenants(name, view),
     )
     ours = {**created_annotations(virtual), **owner_annotations(virtual)}
     metadata = host_metadata(view.names, view.policy.owner, PODS, virtual, annotations=ours)
@@ -89,26 +115,72 @@ def _dns_services(view: View) -> list[Ref]:
     ]
 
 
+def _without_claims(found: References) -> Refuse:
+    """What has the names of their copies on the host, if anything, is a stranger's."""
+    claims = ", ".join(sorted(found.claims))
+    return Refuse("ClaimsNotSynced", f"it uses PersistentVolumeClaim {claims}, but claims are not synced to the host cluster")
+
+
+def _missing_runtime_class(virtual: Obj, view: View) -> str:
+    """The name of the RuntimeClass that the pod asks for and the host has not got; "" if that is not so, or not known."""
+    name: str = (virtual.get("spec") or {}).get("runtimeClassName") or ""
+    known = str(RUNTIME_CLASSES) not in view.policy.lacking
+    return name if name and known and view.get(Side.HOST, RUNTIME_CLASSES, Key("", name)) is None else ""
+
+
+def _until_runtime_class(pair: Pair, name: str) -> list[Intent]:
+    reason = f"the host cluster has no RuntimeClass {name}, and a pod that asks for one never runs without"
+    on = Ref(Side.HOST, RUNTIME_CLASSES, Key("", name))
+    return [Warn(Ref(Side.VIRTUAL, PODS, pair.key), "NoRuntimeClass", reason), Wait(on=(on,), reason=reason)]
+
+
+def _is_for_tenants(priority_class: str, view: View) -> bool:
+    if not priority_class or priority_class.startswith(_SYSTEM):
+        return False
+    return view.get(Side.HOST, PRIORITY_CLASSES, Key("", priority_class)) is not None
+
+
 def _until_copied(pair: Pair, missing: list[tuple[Resource, str]], view: View) -> list[Intent]:
     """Waits however long it takes: what has the copy's name on the host meanwhile may be a stranger's, and the pod would read it."""
     reason = "not copied to the host yet: " + ", ".join(f"{resource.kind} {name}" for resource, name in missing)
-    on = tuple(Ref(Side.HOST, resource, view.names.host_key(Key(pair.key.namespace, name))) for resource, name in missing)
+    keys = [(resource, Key(pair.key.namespace, name)) for resource, name in missing]
+    on = tuple(Ref(Side.HOST, resource, view.names.host_key(key)) for resource, key in keys)
+    # A claim is waited for before it exists; its copy says nothing yet of whose it is.
+    on += tuple(Ref(Side.VIRTUAL, resource, key) for resource, key in keys if resource == PERSISTENT_VOLUME_CLAIMS)
     if pair.waited < COPIES_SECONDS:
         return [Wait(on=on, reason=reason, at_most=COPIES_SECONDS)]
     return [Warn(Ref(Side.VIRTUAL, PODS, pair.key), "NotCopied", reason), Wait(on=on, reason=reason)]
 
 
-def _missing_copies(virtual: Obj, view: View) -> list[tuple[Resource, str]]:
-    """What the pod refers to that exists, but not on the host yet. What does not exist the kubelet waits for, or does without."""
-    found = references(virtual)
+def _missing_copies(virtual: Obj, found: References, view: View) -> list[tuple[Resource, str]]:
+    """What the pod refers to that exists, but not on the host yet; and claims, without which no scheduler would place it.
+
+    For a ConfigMap or Secret that does not exist the kubelet waits, or does without.
+    """
     namespace = key_of(virtual).namespace
-    return [
+    missing = [
         (resource, name)
         for resource, names in ((CONFIGMAPS, found.configmaps), (SECRETS, found.secrets))
         if resource in view.policy.synced
         for name in sorted(names)
         if view.get(Side.VIRTUAL, resource, Key(namespace, name)) is not None and not _is_copied(resource, Key(namespace, name), view)
     ]
+    own = ephemeral_claims(virtual)
+    missing += [
+        (PERSISTENT_VOLUME_CLAIMS, name)
+        for name in sorted(found.claims)
+        if not _is_usable(Key(namespace, name), virtual if name in own else None, view)
+    ]
+    return missing
+
+
+def _is_usable(claim: Key, owner: Obj | None, view: View) -> bool:
+    """Whether a claim is there and copied, and was made for that pod if it is to have an `owner`."""
+    virtual = view.get(Side.VIRTUAL, PERSISTENT_VOLUME_CLAIMS, claim)
+    if virtual is None or not _is_copied(PERSISTENT_VOLUME_CLAIMS, claim, view):
+        return False
+    owners = virtual["metadata"].get("ownerReferences") or ()
+    return owner is None or any(item.get("controller") and item.get("uid") == uid_of(owner) for item in owners)
 
 
 def _is_copied(resource: Resource, key: Key, view: View) -> bool:

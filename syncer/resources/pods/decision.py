@@ -32,8 +32,8 @@ def decide(pair: Pair, view: View) -> list[Intent]:
     if is_deleting(virtual) or is_deleting(host):
         return status_up(virtual, host, view) + deletion
     changes = down(virtual, host, view)
-    applied = not any("spec" in patch.body for patch in changes)
-    return _binding(pair.key, virtual, host, view, status_up(virtual, host, view, spec_applied=applied)) + changes
+    status = status_up(virtual, host, view, spec_applied=changes.spec_applied)
+    return _binding(pair.key, virtual, host, view, status) + changes.intents
 
 
 def _host_only(host: Obj, why: str, now: float) -> list[Intent]:
