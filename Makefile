@@ -1,6 +1,6 @@
 # What people run. Each target sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-long bench lint
+.PHONY: help setup demo demo-down test test-long bench bench-scale lint
 
 UV := $(shell command -v uv || echo $${XDG_CACHE_HOME:-$$HOME/.cache}/syncer/uv/bin/uv)
 ROOT := $(filter 0,$(shell id -u))
@@ -34,6 +34,9 @@ test-long: setup  ## the tests that take longer than anybody waits for
 
 bench: setup  ## measure, on simulated nodes
 	@$(UV) run python -m bench.run
+
+bench-scale: setup  ## ten thousand pods on simulated nodes, and fairness between namespaces
+	@$(UV) run python -m bench.scale
 
 lint: setup  ## the tiers that need nothing running
 	@$(UV) run python -m e2e.tiers lint types contracts
