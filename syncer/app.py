@@ -137,7 +137,7 @@ class App:
                     self._admission = self._admit_services(clients, fence)
                     tasks.create_task(self._admission.run(), name="admission")
                 if not settings.leader_elect:
-                    await self._lead(clients, fence, recorder)
+                    await self._lead(clients, fence)
                     return
                 # A client of its own: renewals must not queue behind a burst of writes.
                 apart = await stack.enter_async_context(Client(clients[Side.HOST].cluster, Side.HOST, observe=self._metrics.api_request))
@@ -151,7 +151,7 @@ class App:
                     retry_period=settings.retry_period,
                 )
                 self._starting = None
-                await self._elector.run(lambda: self._lead(clients, fence, recorder))
+                await self._elector.run(lambda: self._lead(clients, fence))
 
     async def drain(self, seconds: float) -> None:
         """Let writes in flight finish, for at most so many seconds."""
@@ -256,14 +256,14 @@ class App:
         await self._insist("the fence", fence.open)
         return fence
 
-    async def _lead(self, clients: Mapping[Side, Client], fence: Fence, recorder: Recorder) -> None:
+    async def _lead(self, clients: Mapping[Side, Client], fence: Fence) -> None:
         """Sync, as the only one that does; anew whenever the host has come to allow more or less."""
         assert self._extent is not None
         if self._admission is not None:
             self._admission.look()
         while True:
             async with asyncio.TaskGroup() as tasks:
-                syncing = tasks.create_task(self._sync(clients, fence, recorder, self._extent), name="sync")
+                syncing = tasks.create_task(self._sync(clients, fence, self._extent), name="sync")
                 await self._until_changed(clients[Side.HOST], self._extent)
                 await self.drain(self._settings.shutdown_timeout)
                 syncing.cancel()
@@ -281,9 +281,12 @@ class App:
                 log.warning("extent.changed", message="the host allows more or less than before; all loops start again")
                 return
 
-    async def _sync(self, clients: Mapping[Side, Client], fence: Fence, recorder: Recorder, extent: Extent) -> None:
-        """Run the loops of `extent` until cancelled."""
+    async def _sync(self, clients: Mapping[Side, Client], fence: Fence, extent: Extent) -> None:
+        """Run the loops of `extent` until cancelled. Whatever they write, they write only while this replica leads."""
         settings, specs = self._settings, extent.specs
+        if self._elector is not None:
+            clients = {side: client.only_while(self._elector.require_lead) for side, client in clients.items()}
+        recorder = Recorder(clients, clock=time.monotonic, timestamp=timestamp)
         guard = Guard(
             limit_count=settings.deletion_hold_count,
             limit_fraction=settings.deletion_hold_fraction,
@@ -333,7 +336,9 @@ class App:
         self._engine, self._guard, self._ledger = engine, guard, ledger
         self._starting = None
         try:
-            await engine.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(engine.run(), name="engine")
+                tasks.create_task(recorder.run(), name="events")
         finally:
             self._engine = self._guard = self._ledger = None
 

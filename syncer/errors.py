@@ -14,6 +14,7 @@ SyncerError
 │   └── Throttled        429, or any answer with Retry-After: wait that long
 ├── WatchError           a watch broke off in a way that listing again will mend
 ├── FenceClosed          the virtual control plane is not the one that this host namespace belongs to: write nothing
+│   └── NotLeading       another replica may be leading by now: write nothing
 ├── Stale                a decision was made on a cache that the API server has overtaken: decide again, quietly
 ├── Refused              what the tenant asked for cannot be had, in words for the tenant
 └── Held                 a deletion waits for a person, see sync.guard
@@ -50,6 +51,10 @@ class WatchError(SyncerError):
 
 class FenceClosed(SyncerError):
     """The virtual control plane has another identity than the one recorded on the host; nothing may be written."""
+
+
+class NotLeading(FenceClosed):
+    """Leadership is lost, or was not renewed in time; nothing may be written."""
 
 
 class Stale(SyncerError):

@@ -6,13 +6,16 @@ What it guarantees:
   connection turned out to be closed; every DELETE has a uid precondition.)
 - Every request ends within `request_timeout`, a watch within its own time limits; a refused connection fails at once.
 - Objects come back pruned (`codec.prune`) and always with apiVersion and kind, also from lists and as bare metadata.
+- A request that is given up is not sent later: what the system still holds of it is thrown away.
 - Watches have connections of their own, so that they cannot use up those of requests.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import socket
+import struct
 from asyncio import sslproto
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from syncer.errors import api_error
@@ -31,6 +35,8 @@ from syncer.kube.types import Key, Lane, Obj, Resource, Side
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
+
+    from aiohttp.abc import AbstractStreamWriter
 
     from syncer.kube.config import Cluster
 
@@ -81,6 +87,16 @@ class Client:
         self._watches: aiohttp.ClientSession | None = None
         self._open: set[WatchResponse] = set()
         self._left = asyncio.Event()
+        self._permit: Callable[[], None] | None = None
+
+    def only_while(self, permit: Callable[[], None]) -> Client:
+        """The same client, but for asking `permit` before each write, at the last moment: when that raises, it is not sent.
+
+        It raises the same, or, once the request has begun, a network error.
+        """
+        twin = copy.copy(self)
+        twin._permit = permit  # noqa: SLF001  (of the same class)
+        return twin
 
     async def __aenter__(self) -> Self:
         self._left.clear()
@@ -100,7 +116,7 @@ class Client:
     @property
     def closed(self) -> bool:
         """Whether the client has been left (or not entered yet); every call then fails with a network error."""
-        return self._requests is None
+        return self._requests is None or self._requests.closed
 
     async def closes_within(self, seconds: float) -> bool:
         """Wait for so long, or until the client is closed; whether it was."""
@@ -306,10 +322,14 @@ class Client:
         headers = headers | await cluster.headers()
         if session is None or session.closed:
             raise aiohttp.ClientConnectionError(f"the client of the {self.side} API server is closed")
+        body: bytes | _Body | None = data
+        if data is not None and self._permit is not None:
+            self._permit()
+            body = _Body(data, self._permit)
         return await session.request(
             method,
             url,
-            data=data,
+            data=body,
             headers=headers,
             timeout=timeout,
             ssl=cluster.ssl or True,
@@ -321,6 +341,18 @@ class Client:
     def _url(self, path: str, params: Mapping[str, str] | None) -> URL:
         query = "?" + "&".join([f"{name}={_encode(value)}" for name, value in params.items()]) if params else ""
         return URL(f"{self.cluster.server}{path}{query}", encoded=True)
+
+
+class _Body(BytesPayload):
+    """The body of a write. Getting a connection takes time: without permission by then, the server gets a request that it cannot use."""
+
+    def __init__(self, data: bytes, permit: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._permit = permit
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._permit()
+        await super().write_with_length(writer, content_length)
 
 
 def _session() -> aiohttp.ClientSession:
@@ -340,10 +372,14 @@ def _session() -> aiohttp.ClientSession:
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that finds out within half a minute that its peer is gone, idle (keepalive) or not (user timeout)."""
+    """A socket that finds out within half a minute that its peer is gone, idle (keepalive) or not (user timeout).
+
+    Closing it throws away what was not sent yet, or a write could arrive long after it was given up, when another one leads.
+    """
     family, kind, protocol = address[:3]
     made = socket.socket(family=family, type=kind, proto=protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

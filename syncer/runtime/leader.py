@@ -1,16 +1,22 @@
 """Leader election on a Lease: at most one process leads at any time.
 
-The rules are client-go's. A lease is not judged by the times written in it, which come from other machines' clocks: a
-candidate takes over when it has itself seen the lease unchanged for the duration that its holder promised. The holder
-counts from before it sent its last successful renewal, and stops after `renew_deadline`, which is shorter. So it has
-stopped before anybody else can start, whatever the clocks say, and however long an answer takes or fails to come:
+The rules are client-go's (https://pkg.go.dev/k8s.io/client-go/tools/leaderelection). A lease is not judged by the times
+written in it, which come from other machines' clocks: a candidate takes over when it has itself seen the lease unchanged for
+the duration that its holder promised. The holder counts from before it sent its last successful renewal, and stops after
+`renew_deadline`, which is shorter. So it has stopped before anybody else can start, however long an answer takes or fails to
+come, unless its clock is slower than the candidate's by the ratio of the two:
 
     holder      │◀─ renewal sent                    lead is cancelled ─▶│
                 │────────────────── renew_deadline ───────────────────▶│    time to stop    │
     candidate      │◀─ sees the renewal                                         takes over ─▶│
                    │───────────────────────── lease_duration ────────────────────────────────▶│
 
+Where client-go is laxer: a lease that is deleted is not free before it would have run out; a holder that finds it in other
+hands, even if they let go of it again, has lost; and the clock counts the time for which the machine sleeps.
+
 What this cannot prevent: a request that was sent while leading may take effect later. Writes have preconditions for that.
+A process that was stopped in its tracks may be about to send one when it wakes up: `require_lead`, asked at the very last
+moment (`kube.client.Client.only_while`), is for that.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -25,7 +32,7 @@ from uuid import uuid4
 
 import structlog
 
-from syncer.errors import NETWORK_ERRORS, ApiError, ConfigError, NotFound, SyncerError
+from syncer.errors import NETWORK_ERRORS, AlreadyExists, ApiError, ConfigError, Conflict, NotFound, NotLeading, SyncerError
 from syncer.kube.types import LEASES, Key, Obj, Resource
 
 log = structlog.get_logger("syncer.runtime")
@@ -35,6 +42,15 @@ JITTER = 0.2
 
 TICK = 0.001
 """Timers may fire a little early; waiting no less than this for the rest keeps the loop from spinning."""
+
+
+LOOK = 1.5
+"""Longest pause of a candidate, in seconds: the sooner it sees the last renewal, the sooner it may take over."""
+
+
+def seconds_since_boot() -> float:
+    """The clock of an election. Unlike `time.monotonic` it goes on while the machine is suspended, as those of the others do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class LeaseClient(Protocol):
@@ -70,6 +86,7 @@ class Elector:
         lease_duration: float = 15.0,
         renew_deadline: float = 10.0,
         retry_period: float = 2.0,
+        clock: Callable[[], float] = seconds_since_boot,
         rng: random.Random | None = None,
     ) -> None:
         if not lease_duration > renew_deadline > retry_period * (1 + JITTER) > 0:
@@ -87,6 +104,7 @@ class Elector:
         self._renew_deadline = renew_deadline
         self._retry_period = retry_period
         self._attempt = max(retry_period, renew_deadline / 3)  # one try of getting or renewing may take this long
+        self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 -- spreads requests, keeps no secret
         self._lease: Obj | None = None  # the newest known form; None when it has to be read again before writing
         self._spec: Obj | None = None  # as last seen, and since when:
@@ -98,7 +116,12 @@ class Elector:
     @property
     def is_leader(self) -> bool:
         """Whether writing is allowed now. Goes by the clock: it is False in time even if this process was frozen."""
-        return self._leading and _now() < self._renewed_at + self._renew_deadline
+        return self._leading and self._clock() < self._renewed_at + self._renew_deadline
+
+    def require_lead(self) -> None:
+        """Raise NotLeading unless writing is allowed now."""
+        if not self.is_leader:
+            raise NotLeading("this replica does not lead any more, so it writes nothing")
 
     @property
     def other(self) -> str:
@@ -129,8 +152,18 @@ class Elector:
                 if held:
                     self._leading = True
                     return self._note("leader.acquired", transitions=self.transitions)
-                self._note("leader.waiting", holder=(self._spec or {}).get("holderIdentity"))
-            await asyncio.sleep(self._retry_period * (1 + JITTER * self._rng.random()))
+                self._note("leader.waiting", holder=self.other)
+            await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        pause = min(self._retry_period, LOOK) * (1 + JITTER * self._rng.random())
+        left = self._left() if self.other else 0.0
+        return min(pause, max(left, TICK)) if left > 0 else pause
+
+    def _left(self) -> float:
+        """For how long the lease is valid still, as last seen."""
+        promised = (self._spec or {}).get("leaseDurationSeconds") or self._lease_duration
+        return self._seen_at + float(promised) - self._clock()
 
     async def _hold(self, lead: Callable[[], Awaitable[None]]) -> bool:
         """Lead until that ends by itself (True) or leadership is lost (False)."""
@@ -138,7 +171,7 @@ class Elector:
         renewal = asyncio.create_task(self._renew())
         try:
             while self.is_leader and not work.done() and not renewal.done():
-                left = self._renewed_at + self._renew_deadline - _now()
+                left = self._renewed_at + self._renew_deadline - self._clock()
                 await asyncio.wait({work, renewal}, timeout=max(left, TICK), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             await self._end(work, renewal)
@@ -149,7 +182,7 @@ class Elector:
         if not ended:
             self._leading = False
             renewal.cancel()
-            self._note("leader.lost", silent_for=round(_now() - self._renewed_at, 3))
+            self._note("leader.lost", silent_for=round(self._clock() - self._renewed_at, 3))
         ending = asyncio.create_task(self._end(work, renewal))
         try:
             await asyncio.shield(ending)
@@ -177,10 +210,14 @@ class Elector:
                 await self._release()
 
     async def _stop(self, work: asyncio.Task[None]) -> None:
-        """Cancel it and wait for its end, at most until the lease runs out (which goes on being renewed in an orderly end)."""
+        """Cancel it and wait for its end, at most until the lease runs out (which goes on being renewed in an orderly end).
+
+        One that ran out while this process was stopped gets its time too: it can end its work, but not write.
+        """
         work.cancel()
+        at_least = self._clock() + self._lease_duration - self._renew_deadline
         while not work.done():
-            left = self._renewed_at + self._lease_duration - _now()
+            left = max(self._renewed_at + self._lease_duration, at_least) - self._clock()
             if left <= 0:
                 raise SyncerError(
                     f"lost the lease {self._key}, and what leads did not stop when told to; another process may be leading now, "
@@ -192,41 +229,50 @@ class Elector:
         """Until somebody else is seen to hold the lease, or it was not renewed in time."""
         began = self._renewed_at
         while True:
-            await asyncio.sleep(max(0.0, began + self._retry_period - _now()))
-            began = _now()
+            await asyncio.sleep(max(0.0, began + self._retry_period - self._clock()))
+            began = self._clock()
+            if began >= self._renewed_at + self._renew_deadline:
+                return  # it slept for too long
             try:
-                async with asyncio.timeout_at(min(began + self._attempt, self._renewed_at + self._renew_deadline)):
+                async with asyncio.timeout(min(self._attempt, self._renewed_at + self._renew_deadline - began)):
                     if not await self._try():
                         return
                 self._note("leader.renewed")
             except (ApiError, *NETWORK_ERRORS) as error:
                 self._note("leader.cannot_renew", error=str(error) or type(error).__name__)
-            if _now() >= self._renewed_at + self._renew_deadline:
-                return
 
     async def _try(self) -> bool:
         """Get, keep or renew the lease, if it is free or ours. Whether it is ours now."""
-        sent = _now()
+        sent = self._clock()
+        try:
+            return await self._take(sent)
+        except (AlreadyExists, Conflict, NotFound):
+            return await self._take(sent)  # somebody was quicker, or only wrote a label on it: look again at once
+
+    async def _take(self, sent: float) -> bool:
         lease, self._lease = self._lease, None  # whatever goes wrong below, it is to be read again
         if lease is None:
             try:
                 lease = await self._client.get(LEASES, self._key)
             except NotFound:
-                fresh = {
-                    "apiVersion": LEASES.api_version,
-                    "kind": LEASES.kind,
-                    "metadata": {"namespace": self._key.namespace, "name": self._key.name},
-                    "spec": self._claim({}),
-                }
-                return self._won(await self._client.create(LEASES, self._key.namespace, fresh), sent)
+                return await self._make(sent)
             self._see(lease)
         spec = lease.get("spec") or {}
-        holder = spec.get("holderIdentity")
-        promised = spec.get("leaseDurationSeconds") or self._lease_duration
-        if holder and holder != self.identity and _now() < self._seen_at + promised:
+        if spec.get("holderIdentity") != self.identity and (self._leading or (self.other and self._left() > 0)):
             return False
         body = {"metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]}, "spec": self._claim(spec)}
         return self._won(await self._client.patch(LEASES, self._key, body), sent)
+
+    async def _make(self, sent: float) -> bool:
+        if self.other and self._left() > 0:
+            return False  # it was deleted under its holder, who may not have noticed yet
+        lease = {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": {"namespace": self._key.namespace, "name": self._key.name},
+            "spec": self._claim(self._spec or {}),
+        }
+        return self._won(await self._client.create(LEASES, self._key.namespace, lease), sent)
 
     def _claim(self, spec: Obj) -> Obj:
         """The spec by which this process holds the lease."""
@@ -250,27 +296,29 @@ class Elector:
     def _see(self, lease: Obj) -> None:
         spec = lease.get("spec") or {}
         if spec != self._spec:
-            self._spec, self._seen_at = spec, _now()
+            self._spec, self._seen_at = spec, self._clock()
         self.transitions = spec.get("leaseTransitions") or 0
 
     async def _release(self) -> None:
         """Give the lease up, so that nobody has to wait for it to run out."""
         try:
             async with asyncio.timeout(self._attempt):
-                lease = self._lease or await self._client.get(LEASES, self._key)
-                if (lease.get("spec") or {}).get("holderIdentity") != self.identity:
-                    return
-                # No holder is null: newer API servers refuse "".
-                spec = {"holderIdentity": None, "leaseDurationSeconds": 1, "renewTime": _timestamp()}
-                await self._client.patch(
-                    LEASES, self._key, {"metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]}, "spec": spec}
-                )
+                try:
+                    await self._clear(self._lease or await self._client.get(LEASES, self._key))
+                except Conflict:
+                    await self._clear(await self._client.get(LEASES, self._key))
         except (ApiError, *NETWORK_ERRORS) as error:
             self._note("leader.not_released", error=str(error) or type(error).__name__)
-        else:
-            self._note("leader.released")
         finally:
             self._lease = None
+
+    async def _clear(self, lease: Obj) -> None:
+        if (lease.get("spec") or {}).get("holderIdentity") != self.identity:
+            return
+        # No holder is null: newer API servers refuse "".
+        spec = {"holderIdentity": None, "leaseDurationSeconds": 1, "renewTime": _timestamp()}
+        await self._client.patch(LEASES, self._key, {"metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]}, "spec": spec})
+        self._note("leader.released")
 
     def _note(self, event: str, **values: object) -> None:
         """Log what changed; heartbeats and repetitions are no news."""
@@ -283,10 +331,6 @@ class Elector:
 
 async def _as_coroutine(function: Callable[[], Awaitable[None]]) -> None:
     await function()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _timestamp() -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from syncer.errors import NETWORK_ERRORS, AlreadyExists, ApiError, NotFound
+from syncer.errors import NETWORK_ERRORS, AlreadyExists, NotFound, SyncerError
 from syncer.kube.types import EVENTS, Key, Lane, Obj, Side, key_of, uid_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Recorder:
             notice = await self._queue.get()
             try:
                 await self._write(notice)
-            except (ApiError, *NETWORK_ERRORS) as error:
+            except (SyncerError, *NETWORK_ERRORS) as error:
                 log.warning("event.not_written", side=notice.side, reason=notice.reason, error=str(error))
 
     async def _write(self, notice: Notice) -> None:

@@ -9,17 +9,18 @@ import re
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncer.errors import AlreadyExists, ApiError, ConfigError, Conflict, NotFound, SyncerError
+from syncer.errors import AlreadyExists, ApiError, ConfigError, Conflict, NotFound, NotLeading, SyncerError
 from syncer.kube.client import Client
 from syncer.kube.config import Cluster
 from syncer.kube.types import LEASES, Key, Obj, Resource, Side
-from syncer.runtime.leader import Elector, LeaseClient
+from syncer.runtime.leader import Elector, LeaseClient, seconds_since_boot
 from tests.fakes.apiserver import FakeApiServer
 from tests.runtime.virtual_time import run
 
@@ -104,7 +105,9 @@ class Leader:
     """An elector and what it does while it leads."""
 
     def __init__(self, client: LeaseClient, name: str = "a", *, cleanup: float = 0.0, **options: Any) -> None:
-        self.elector = Elector(client, **{"namespace": "ns", "name": "lock", "identity": name, "rng": random.Random(name), **options})
+        self.elector = Elector(
+            client, **{"namespace": "ns", "name": "lock", "identity": name, "clock": now, "rng": random.Random(name), **options}
+        )
         self.cleanup = cleanup
         self.spans: list[list[float]] = []
         self.finish = asyncio.Event()
@@ -253,15 +256,66 @@ async def test_deadline_counts_from_when_the_renewal_was_sent() -> None:
         assert one.spans == [[3.0, pytest.approx(6 + DEADLINE)]]
 
 
+class Suspended:
+    """A clock that has run on while the timers of this process stood still."""
+
+    def __init__(self) -> None:
+        self.missed = 0.0
+
+    def __call__(self) -> float:
+        return now() + self.missed
+
+
 @pytest.mark.looptime
-async def test_process_that_was_frozen_does_not_take_itself_for_the_leader() -> None:
-    """Before any timer has had its turn."""
-    one = Leader(Line(Server()))
+async def test_process_that_was_stopped_does_not_take_itself_for_the_leader() -> None:
+    """Before any timer has had its turn; and it does not even if the others have let the lease be."""
+    clock = Suspended()
+    one = Leader(Line(Server()), clock=clock)
     async with stopping(one):
         await asyncio.sleep(1)
-        assert one.may_write()
-        one.elector._renewed_at = now() - DEADLINE - 0.1
+        one.elector.require_lead()
+        clock.missed = DEADLINE
         assert not one.may_write()
+        with pytest.raises(NotLeading):
+            one.elector.require_lead()
+        await asyncio.sleep(2 * PERIOD)
+        assert len(one.spans) == 2, "what it did when it was stopped has ended, and it leads anew"
+        one.elector.require_lead()
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("cleanup", [0.0, DURATION - DEADLINE - 0.1])
+async def test_stopped_for_longer_than_the_lease_it_gives_way_and_goes_on_as_a_candidate(cleanup: float) -> None:
+    server, clock = Server(), Suspended()
+    one = Leader(Line(server), cleanup=cleanup, clock=clock)
+    async with stopping(one):
+        await asyncio.sleep(1)
+        clock.missed = 1000.0
+        server.write({"holderIdentity": "other", "leaseDurationSeconds": 15}, str(server.rv))
+        await asyncio.sleep(DURATION - 1)
+        assert not one.task.done()
+        assert not one.leads()
+        assert one.elector.other == "other"
+
+
+@pytest.mark.looptime
+async def test_lease_that_another_had_in_between_is_lost() -> None:
+    """By then the other has done what our caches do not show yet."""
+    server = Server()
+    one = Leader(Line(server))
+    async with stopping(one):
+        await asyncio.sleep(1)
+        server.write({"holderIdentity": "other"}, str(server.rv))
+        server.write({"holderIdentity": None}, str(server.rv))
+        await asyncio.sleep(2 * PERIOD)
+        assert len(one.spans) == 2
+        assert server.spec["leaseTransitions"] == 1
+
+
+def test_the_clock_does_not_stop_while_the_machine_sleeps() -> None:
+    """As the kernel's uptime, and unlike time.monotonic."""
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    assert seconds_since_boot() == pytest.approx(uptime, abs=5)
 
 
 @pytest.mark.looptime
@@ -323,6 +377,62 @@ async def test_lease_deleted_under_the_leader_is_made_again() -> None:
         await asyncio.sleep(10)
         assert one.spans == [[0.0]]
         assert server.spec["holderIdentity"] == one.elector.identity
+
+
+@pytest.mark.looptime
+async def test_deleted_lease_is_not_free_before_it_would_have_run_out() -> None:
+    """Its holder may not have noticed, and cannot be reached."""
+    server = Server()
+    cut = Line(server)
+    one = Leader(cut, "a")
+    await asyncio.sleep(1)
+    two = Leader(Line(server), "b")
+    async with stopping(one, two):
+        await asyncio.sleep(4.5)  # the last renewal of the one was at 4
+        cut.hung = True
+        server.lease = None
+        await asyncio.sleep(DEADLINE - 2)
+        assert one.may_write()
+        assert not two.leads()
+        await asyncio.sleep(DURATION - DEADLINE + 3)
+        assert not one.may_write()
+        assert two.leads()
+        assert server.spec["leaseTransitions"] == 1
+
+
+@pytest.mark.looptime
+async def test_label_on_the_lease_is_no_trouble(logs: list[EventDict]) -> None:
+    server = Server()
+    one = Leader(Line(server))
+    async with stopping(one):
+        for _ in range(3):
+            await asyncio.sleep(5)
+            server.write({}, str(server.rv))
+        assert one.spans == [[0.0]]
+    assert [entry["event"] for entry in logs] == ["leader.acquired", "leader.released"]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("duration", "deadline", "period"),
+    [pytest.param(60, 40, 15, id="as the flags have it"), pytest.param(15, 10, 2, id="client-go's"), pytest.param(3, 2, 0.5, id="short")],
+)
+async def test_another_leads_two_seconds_after_the_lease_ran_out(duration: float, deadline: float, period: float) -> None:
+    options = {"lease_duration": duration, "renew_deadline": deadline, "retry_period": period}
+    for crash_at in (100.0, 101.0, 108.7, 119.9):
+        server = Server()
+        cut = Line(server)
+        one = Leader(cut, "a", **options)
+        await asyncio.sleep(1)
+        two = Leader(Line(server), "b", **options)
+        began = now()
+        async with stopping(one, two):
+            await asyncio.sleep(crash_at)
+            cut.hung = True
+            one.task.cancel()
+            await asyncio.sleep(duration + 2)
+            assert two.leads()
+            assert two.spans[0][0] - began - crash_at > duration - period * 1.2 - 0.1
 
 
 @pytest.mark.looptime
@@ -391,7 +501,7 @@ async def test_run_ends_as_the_work_does() -> None:
         raise asyncio.CancelledError
 
     for lead, error in ((fail, OSError), (cancel_itself, RuntimeError)):
-        elector = Elector(Line(server), namespace="ns", name="lock", identity="b")
+        elector = Elector(Line(server), namespace="ns", name="lock", identity="b", clock=now)
         with pytest.raises(error):
             await elector.run(lead)
         assert "holderIdentity" not in server.spec
@@ -419,7 +529,7 @@ async def test_error_while_ending_is_told(logs: list[EventDict]) -> None:
         finally:
             raise OSError("broken")
 
-    task = asyncio.create_task(Elector(Line(Server()), namespace="ns", name="lock", identity="a").run(lead))
+    task = asyncio.create_task(Elector(Line(Server()), namespace="ns", name="lock", identity="a", clock=now).run(lead))
     await asyncio.sleep(1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
