@@ -1,4 +1,4 @@
-"""ConfigMaps: down, while a virtual pod refers to them. See sync.referenced for the rules."""
+"""ConfigMaps: down, while a pod or an Ingress refers to them. See sync.referenced for the rules."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ def content(virtual: Obj) -> Obj:
     }
 
 
-SPEC = referenced_spec(CONFIGMAPS, names=lambda found: found.configmaps, content=content)
+SPEC = referenced_spec(CONFIGMAPS, names=lambda found: found.configmaps, keys=lambda found: found.configmaps, content=content)
