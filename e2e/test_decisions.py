@@ -168,7 +168,7 @@ class TestPods:
 
         (wait,) = cluster.settle(pods.SPEC, self.WEB)
         assert isinstance(wait, Wait)
-        assert cluster.settle(nodes.SPEC, self.N1) == []
+        assert cluster.settle(nodes.MADE_UP, self.N1) == []
         node = cluster.get(Side.VIRTUAL, NODES, self.N1)
         assert node["spec"].get("taints") is None
         assert {item["type"]: item["status"] for item in node["status"]["conditions"]}["Ready"] == "True"
@@ -201,7 +201,7 @@ class TestPods:
         cluster.delete(Side.HOST, PODS, host_key, {"gracePeriodSeconds": 0})
         assert cluster.settle(pods.SPEC, self.WEB) == []
         assert cluster.get(Side.VIRTUAL, PODS, self.WEB) is None
-        assert cluster.settle(nodes.SPEC, self.N1) == []
+        assert cluster.settle(nodes.MADE_UP, self.N1) == []
         assert cluster.get(Side.VIRTUAL, NODES, self.N1) is None
 
     def test_a_finalizer_outlives_the_host_pod(self, cluster: Cluster) -> None:

@@ -55,7 +55,8 @@ _FALSE = _says("false", "f", "0")
 
 _NO_PROXY = "there is no proxy yet; clients talk to the virtual API server itself"
 _NO_KUBECONFIG = "no kubeconfig Secret is written yet; use the kubeconfig of the virtual API server"
-_NO_NODES = "virtual nodes are made up, one for each host node that runs a pod of this virtual cluster"
+_NODES = "virtual nodes are made up unless --sync=nodes shows the host's"
+_NO_NODE_CHANGES = "what a tenant changes on a virtual node never reaches the host's"
 _NO_SCHEDULER = "the host's scheduler places all pods"
 _NO_KUBELETS = "virtual nodes have no kubelet address yet, so nothing asks them for logs, exec or statistics"
 _NO_VOLUMES = "persistent volumes and their claims are not synced yet"
@@ -91,7 +92,7 @@ FLAGS: Mapping[str, Classic] = {
     "override-hosts": Classic(_NO_OVERRIDE, _FALSE),
     "override-hosts-container-image": Classic(_NO_OVERRIDE),
     "enforce-pod-security-standard": Classic(_NO_PSS),
-    "sync-node-changes": Classic(_NO_NODES, _FALSE),
+    "sync-node-changes": Classic(_NO_NODE_CHANGES, _FALSE),
     "enable-scheduler": Classic(_NO_SCHEDULER, _FALSE),
     "reserved-resource-cpu": Classic(_NO_SCHEDULER),
     "reserved-resource-memory": Classic(_NO_SCHEDULER),
@@ -112,7 +113,7 @@ FLAGS: Mapping[str, Classic] = {
     "plugin-address": Classic(_NO_PLUGINS),
     "plugin-listen-address": Classic(_NO_PLUGINS),
     "disable-plugins": Classic(_NO_PLUGINS, _TRUE),
-    "fake-nodes": Classic(_NO_NODES, _TRUE),
+    "fake-nodes": Classic(_NODES, _TRUE),
     "fake-persistent-volumes": Classic(_NO_VOLUMES),
     "enable-storage-classes": Classic("storage classes are not synced yet", _FALSE),
     "enable-priority-classes": Classic("priority classes are not synced yet", _FALSE),

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from syncer import classic
 from syncer.errors import ConfigError
+from syncer.translate.selectors import equalities, parse_selector
 from syncer.values import (
     Address,
     BindAddress,
@@ -107,7 +108,7 @@ class Settings(BaseModel):
             SYNC,
             "[-]RESOURCE,…",
             "switch a resource on, or off with a leading '-'",
-            default="all are on: configmaps, events, fake-nodes, pods, secrets, services",
+            default="on are: configmaps, events, fake-nodes, pods, secrets, services",
             many=True,
         ),
     ] = ()
@@ -221,6 +222,23 @@ class Settings(BaseModel):
             found.append("--renew-deadline: must be shorter than --lease-duration, or a silent leader would outlive its lease")
         if self.renew_deadline <= 1.2 * self.retry_period:
             found.append("--renew-deadline: must be longer than 1.2 times --retry-period, so that there is time for a second try")
+        if found:
+            raise ValueError("\n".join(found))
+        return self
+
+    @model_validator(mode="after")
+    def _check_nodes(self) -> Self:
+        if "nodes" in self.sync:
+            return self
+        found = []
+        if self.sync_all_nodes:
+            found.append("--sync-all-nodes: made-up nodes are those in use; to show the host's, add --sync=nodes")
+        if self.node_clear_image_status:
+            found.append("--node-clear-image-status: made-up nodes show no images; drop it, or add --sync=nodes")
+        if self.node_selector and not self.enforce_node_selector:
+            found.append("--node-selector: it chooses where pods may run, or with --sync=nodes which nodes are shown; neither is asked for")
+        elif equalities(parse_selector(self.node_selector)) is None:
+            found.append("--node-selector: without --sync=nodes it is a list of key=value only; write it so, or add --sync=nodes")
         if found:
             raise ValueError("\n".join(found))
         return self

@@ -13,7 +13,7 @@ import yaml
 from syncer import cli
 from syncer.kube import codec
 from syncer.kube.types import CONFIGMAPS, Key, annotations_of
-from syncer.resources import ALL
+from syncer.resources import ALL, known
 from syncer.settings import flags, variable
 from syncer.sync.rights import needed_rights, rules
 
@@ -59,7 +59,7 @@ class TestHelp:
             assert default in words
 
     def test_names_what_can_be_synced(self) -> None:
-        assert flags()["sync"].default == "all are on: " + ", ".join(sorted(spec.name for spec in ALL if not spec.part_of))
+        assert flags()["sync"].default == "on are: " + ", ".join(sorted(name for name, on in known().items() if on))
 
     def test_says_nothing_of_flags_that_are_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         run("start", "--help")

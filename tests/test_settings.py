@@ -74,7 +74,7 @@ def test_defaults() -> None:
         ("--name=", "name", "vcluster"),
         ("--lease-duration=", "lease_duration", 60.0),
         ("--sync-all-configmaps=true", "sync_all_configmaps", True),
-        ("--node-selector=pool in (a,b), gpu", "node_selector", "pool in (a,b), gpu"),
+        ("--node-selector=pool=a,gpu=yes", "node_selector", "pool=a,gpu=yes"),
         (
             "--enforce-toleration=a=b:NoSchedule,c:NoExecute,d,e=",
             "enforce_toleration",
@@ -132,6 +132,31 @@ def test_a_flag_overrides_the_environment_which_overrides_the_default() -> None:
 )
 def test_a_wrong_value_is_one_line_that_names_the_flag(argument: str, line: str) -> None:
     assert problems(argument) == [line]
+
+
+NODE_FLAGS = [
+    ("--sync-all-nodes", "--sync-all-nodes: made-up nodes are those in use; to show the host's, add --sync=nodes"),
+    ("--node-clear-image-status", "--node-clear-image-status: made-up nodes show no images; drop it, or add --sync=nodes"),
+    ("--node-selector=pool", "--node-selector: without --sync=nodes it is a list of key=value only; write it so, or add --sync=nodes"),
+    ("--node-selector=a!=b", "--node-selector: without --sync=nodes it is a list of key=value only; write it so, or add --sync=nodes"),
+    (
+        "--node-selector=a=b --enforce-node-selector=false",
+        "--node-selector: it chooses where pods may run, or with --sync=nodes which nodes are shown; neither is asked for",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), NODE_FLAGS)
+def test_flags_that_need_the_hosts_nodes_say_so(arguments: str, line: str) -> None:
+    given = [argument if "=" in argument else f"{argument}=true" for argument in arguments.split()]
+    assert problems(*given) == [line]
+    assert problems(*given, "--sync=-nodes") == [line]
+    settings(*given, "--sync=nodes")
+
+
+def test_made_up_nodes_take_labels_to_select_by() -> None:
+    assert settings("--node-selector=pool=a,disk in (ssd)").node_selector == "pool=a,disk in (ssd)"
+    assert settings("--enforce-node-selector=false").node_selector == ""
 
 
 @pytest.mark.parametrize("text", ["Blue", "-a", "a-", "a" * 64, "a.b", "ä", "a_b"])

@@ -14,7 +14,8 @@ ALL: tuple[SyncSpec, ...] = (
     kubernetes_service.SPEC,
     configmaps.SPEC,
     secrets.SPEC,
-    nodes.SPEC,
+    nodes.MADE_UP,
+    nodes.REAL,
     events.SPEC,
 )
 """Every loop there is."""

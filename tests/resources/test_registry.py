@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import pkgutil
 
 import pytest
@@ -14,8 +15,10 @@ NAMED = [pytest.param(spec, id=spec.name) for spec in ALL]
 
 
 def test_every_module_is_registered() -> None:
-    modules = {module.name for module in pkgutil.iter_modules(resources.__path__)}
-    assert len(modules) == len(ALL)
+    modules = [importlib.import_module(f"{resources.__name__}.{found.name}") for found in pkgutil.iter_modules(resources.__path__)]
+    declared = [[value for value in vars(module).values() if isinstance(value, SyncSpec)] for module in modules]
+    assert all(declared)
+    assert {spec.name for specs in declared for spec in specs} == {spec.name for spec in ALL}
     assert len({spec.name for spec in ALL}) == len(ALL)
     assert {spec.part_of for spec in ALL if spec.part_of} <= {spec.name for spec in ALL}
 
@@ -50,5 +53,7 @@ def test_watches_can_be_shared() -> None:
 
 
 def test_an_index_name_means_one_thing() -> None:
-    declared = [(place, name) for spec in ALL for place, functions in spec.indexes.items() for name in functions]
-    assert len(declared) == len(set(declared))
+    declared = {
+        (place, name, function) for spec in ALL for place, functions in spec.indexes.items() for name, function in functions.items()
+    }
+    assert len(declared) == len({(place, name) for place, name, _ in declared})

@@ -25,7 +25,7 @@ from syncer.kube.config import Cluster
 from syncer.kube.types import ENDPOINTS, EVENTS, PODS, Key, Obj, Resource, Side, is_deleting, key_of, labels_of, uid_of
 from syncer.kube.watch import Watcher
 from syncer.naming import Names
-from syncer.resources import ALL
+from syncer.resources import chosen, known
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
@@ -44,6 +44,8 @@ NAMES = Names("one", HOST_NAMESPACE)
 DNS_SERVICE = "one-dns"
 EPOCH = 1_800_000_000.0
 SCAN_INTERVAL = 600.0
+DEFAULT = tuple(chosen({name for name, on in known().items() if on}))
+"""The loops that run when nothing is said."""
 QUIET = 2.0
 """Seconds without a request after which nothing more is to be expected but retries of what failed."""
 
@@ -170,7 +172,7 @@ class World:
 
     # The syncer
 
-    async def start(self, specs: Iterable[SyncSpec] = ALL, parts: Parts = Parts()) -> Syncer:
+    async def start(self, specs: Iterable[SyncSpec] = DEFAULT, parts: Parts = Parts()) -> Syncer:
         """Start a syncer, which is a new process: it remembers nothing."""
         assert self.syncer is None, "stop the other one first"
         specs = tuple(specs)
@@ -337,7 +339,7 @@ async def stage() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def running(specs: Iterable[SyncSpec] = ALL, *, parts: Parts = Parts()) -> AsyncIterator[World]:
+async def running(specs: Iterable[SyncSpec] = DEFAULT, *, parts: Parts = Parts()) -> AsyncIterator[World]:
     """Both API servers, and a syncer that has settled."""
     async with stage() as world:
         await world.start(specs, parts)
