@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from syncer.resources import configmaps, events, kubernetes_service, nodes, pods, secrets, services, tokens
+from syncer.resources import configmaps, events, ingressclasses, ingresses, kubernetes_service, nodes, pods, secrets, services, tokens
 from syncer.sync.spec import SyncSpec
 
 ALL: tuple[SyncSpec, ...] = (
@@ -14,6 +14,8 @@ ALL: tuple[SyncSpec, ...] = (
     kubernetes_service.SPEC,
     configmaps.SPEC,
     secrets.SPEC,
+    ingresses.SPEC,
+    ingressclasses.SPEC,
     nodes.MADE_UP,
     nodes.REAL,
     events.SPEC,

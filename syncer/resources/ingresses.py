@@ -16,7 +16,7 @@ import json
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from syncer.kube.types import INGRESS_CLASSES, INGRESSES, Key, Lane, Obj, Ref, Side, annotations_of, is_deleting, key_of, labels_of, uid_of
+from syncer.kube.types import INGRESS_CLASSES, INGRESSES, Key, Lane, Obj, Ref, Side, annotations_of, is_deleting, key_of, uid_of
 from syncer.naming import DOMAIN, LABEL_MANAGED_BY
 from syncer.sync.intents import Create, Delete, Intent, Pair, Patch, Refuse, Wait, Warn
 from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
@@ -145,7 +145,7 @@ def _is_tenants_own(virtual: Obj, view: View) -> bool:
     if not name or str(INGRESS_CLASSES) in view.policy.lacking:
         return False
     own = view.get(Side.VIRTUAL, INGRESS_CLASSES, Key("", name))
-    mirrored = own is None or labels_of(own).get(LABEL_MANAGED_BY) == view.names.suffix
+    mirrored = own is None or annotations_of(own).get(LABEL_MANAGED_BY) == view.names.suffix
     return not mirrored and view.get(Side.HOST, INGRESS_CLASSES, Key("", name)) is None
 
 

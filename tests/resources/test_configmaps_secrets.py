@@ -149,7 +149,7 @@ def test_a_pod_wakes_and_needs_what_it_refers_to(resource: Resource, spec: Obj) 
     loop = configmaps.SPEC if resource == CONFIGMAPS else secrets.SPEC
     world = ready_world(loop)
     user = world.put(Side.VIRTUAL, PODS, named("web", spec=spec))
-    (wake,) = (wake for wake in loop.index_wakes if wake.side is Side.VIRTUAL)
+    (wake,) = (wake for wake in loop.index_wakes if (wake.side, wake.resource) == (Side.VIRTUAL, PODS))
     values = loop.indexes[wake.side, wake.resource][wake.index](user)
     assert [wake.key(value, world.view()) for value in values] == [APP]
     assert loop.hydrate is not None
