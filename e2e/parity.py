@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from syncer.kube.types import Key, key_of
 from syncer.naming import ANNOTATION_KIND, ANNOTATION_NAME, ANNOTATION_NAMESPACE, ANNOTATION_UID, LABEL_MANAGED_BY, Names
 from syncer.translate.references import references, token_sources
-from syncer.translate.services import PENDING, RECREATE
+from syncer.translate.services import CHANGING, PENDING
 from syncer.translate.token_secret import KIND as TOKEN_KIND
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _services(virtual: VirtualCluster) -> Iterator[str]:
         if service["spec"]["clusterIP"] != image["spec"]["clusterIP"]:
             yield f"the Service {key} has the address {service['spec']['clusterIP']}, on the host {image['spec']['clusterIP']}"
         yield from (
-            f"the host Service of {key} still has {mark}" for mark in (PENDING, RECREATE) if mark in image["metadata"]["annotations"]
+            f"the host Service of {key} still has {mark}" for mark in (PENDING, CHANGING) if mark in image["metadata"]["annotations"]
         )
     yield from (f"the host Service {name} has no virtual Service" for name in images)
 

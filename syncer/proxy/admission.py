@@ -48,8 +48,8 @@ class ServiceAllocator(Protocol):
     async def allocate(self, review: Obj) -> list[Obj] | None:
         """JSON Patch operations for the object in this AdmissionReview's request, None to leave it as it is.
 
-        Called for creations, and for updates from ExternalName to a type that has addresses; never for a dry run. It may
-        raise ApiError, Refused or another SyncerError, with a message that the tenant may read, or a network error.
+        Called for creations, and for updates that need other addresses or ports; never for a dry run. It may raise ApiError,
+        Refused or another SyncerError, with a message that the tenant may read, or a network error.
         """
         ...
 
@@ -189,15 +189,35 @@ def read_review(body: bytes) -> Obj | None:
             return None
 
 
+_ALLOCATED = ("type", "ports", "externalTrafficPolicy", "allocateLoadBalancerNodePorts")
+"""Fields of a Service with node ports whose change may need other ports of the host."""
+
+
 def wants_addresses(request: Obj) -> bool:
-    """Whether an AdmissionRequest makes a Service, or gives one its first address by turning it from an ExternalName into another type.
+    """Whether an AdmissionRequest makes a Service, or changes one so that it may need other addresses or ports.
 
     The webhook's match conditions say the same, but API servers before Kubernetes 1.28 do not know these.
     """
     if request["operation"] == "CREATE":
         return True
-    types = [((request.get(name) or {}).get("spec") or {}).get("type") for name in ("oldObject", "object")]
-    return request["operation"] == "UPDATE" and types[0] == "ExternalName" and types[1] != "ExternalName"
+    old, new = ((request.get(name) or {}).get("spec") or {} for name in ("oldObject", "object"))
+    if request["operation"] != "UPDATE" or new.get("type") == "ExternalName":
+        return False
+    changed = {field for field in ("ipFamilyPolicy", *_ALLOCATED) if old.get(field) != new.get(field)}
+    has_node_ports = new.get("type") in ("NodePort", "LoadBalancer")
+    return old.get("type") == "ExternalName" or "ipFamilyPolicy" in changed or (has_node_ports and bool(changed))
+
+
+def _differs(field: str) -> str:
+    """CEL for a field of the spec that an update changes, adds or removes."""
+    old, new = (f"has({obj}.spec.{field})" for obj in ("oldObject", "object"))
+    return f"({old} != {new} || ({new} && oldObject.spec.{field} != object.spec.{field}))"
+
+
+_WANTS_ADDRESSES = (
+    "request.operation == 'CREATE' || (object.spec.type != 'ExternalName' && (oldObject.spec.type == 'ExternalName' || "
+    f"{_differs('ipFamilyPolicy')} || (object.spec.type != 'ClusterIP' && ({' || '.join(map(_differs, _ALLOCATED))}))))"
+)
 
 
 def status_of(error: BaseException) -> Obj:
@@ -262,8 +282,7 @@ def webhook_configuration(url: str, ca: bytes) -> Obj:
             },
             {
                 "name": "addresses-wanted",
-                "expression": "request.operation == 'CREATE' || (has(oldObject.spec.type) && oldObject.spec.type == 'ExternalName' "
-                "&& has(object.spec.type) && object.spec.type != 'ExternalName')",
+                "expression": _WANTS_ADDRESSES,
             },
         ],
         "matchPolicy": "Equivalent",

@@ -1,8 +1,10 @@
-"""Gives a Service that is being created in the virtual cluster the addresses that the host allocates for it.
+"""Gives a Service that is being created or changed in the virtual cluster the addresses and ports that the host allocates for it.
 
 Called by the admission webhook, so before the virtual Service is stored: the host Service is made first, marked as
-pending, and the loop adopts it once the virtual one exists, or deletes it when it never comes (resources.services).
-Safe to call twice for one create, and beside another replica: the second call finds what the first one made.
+pending, and the loop adopts it once the virtual one exists, or deletes it when it never comes (resources.services). For an
+update that needs other addresses or ports the host Service is changed first, and marked so that the loop leaves it until the
+update is stored, or does not come. What the host refuses, such as a node port that is taken, is refused to the tenant.
+Safe to call twice for one request, and beside another replica: the second call finds what the first one made.
 """
 
 from __future__ import annotations
@@ -11,11 +13,23 @@ import secrets
 import string
 from typing import TYPE_CHECKING
 
+import structlog
+
 from syncer.errors import AlreadyExists, ApiError, Conflict, NotFound, Refused, Stale
 from syncer.kube.types import SERVICES, Key, Obj, Side, is_deleting, key_of, uid_of
 from syncer.translate.messages import host_names_hidden
 from syncer.translate.metadata import recorded_uid, virtual_key
-from syncer.translate.services import admission_patch, is_excluded, is_external_name, pending_service, pending_since, spec_changes
+from syncer.translate.services import (
+    KUBERNETES,
+    admission_patch,
+    changing_mark,
+    is_excluded,
+    is_external_name,
+    pending_service,
+    pending_since,
+    spec_changes,
+    wants_two_families,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +37,8 @@ if TYPE_CHECKING:
     from syncer.kube.client import Client
     from syncer.naming import Names
     from syncer.sync.fence import Fence
+
+log = structlog.get_logger("syncer.proxy")
 
 _RANDOM = string.ascii_lowercase + string.digits
 _RANDOM_LENGTH = 5
@@ -53,6 +69,7 @@ class HostAllocator:
         self._owner = owner
         self._wall = wall
         self._keep = keep
+        self._families: frozenset[str] | None = None
 
     async def allocate(self, review: Obj) -> list[Obj] | None:
         """The JSON Patch for the Service in an AdmissionReview's request, None when nothing has to be said.
@@ -74,13 +91,14 @@ class HostAllocator:
             operations.append({"op": "add", "path": "/metadata/name", "value": metadata["name"]})
         service = {**service, "metadata": metadata}
         try:
-            host = await (self._change_type(service) if request["operation"] == "UPDATE" else self._make(service))
+            host = await (self._change(service, request["oldObject"]) if request["operation"] == "UPDATE" else self._make(service))
         except ApiError as error:
             raise self._cleaned(error, key_of(service)) from error
         if host is None:
             return operations or None
         self._keep(host)
-        return operations + admission_patch(service, host)
+        families = await self._known_families() if wants_two_families(service) else None
+        return operations + admission_patch(service, host, families)
 
     async def _make(self, service: Obj) -> Obj | None:
         body = pending_service(self._names, self._owner, service, self._wall())
@@ -111,19 +129,40 @@ class HostAllocator:
             patch["spec"] = changes
         return await self._host.patch(SERVICES, host_key, patch)
 
-    async def _change_type(self, service: Obj) -> Obj | None:
-        """An ExternalName that becomes a Service with an address: the host has to become one first."""
+    async def _change(self, service: Obj, old: Obj) -> Obj | None:
+        """Change the host Service ahead of an update of the virtual one."""
         host_key = self._names.host_key(key_of(service))
         try:
             found = await self._host.get(SERVICES, host_key)
         except NotFound:
-            return await self._make(service)
+            # Somebody deleted it, which the loop mends. But a Service without an address has to get one now.
+            return await self._make(service) if is_external_name(old) else None
         if virtual_key(self._names, SERVICES, found) != key_of(service):
             return None
         changes = spec_changes(self._names, service, found)
         if not changes:
             return found
-        return await self._host.patch(SERVICES, host_key, {"metadata": {"uid": uid_of(found)}, "spec": changes})
+        if is_deleting(found):
+            raise Stale(f"the Service {key_of(service)} is just being removed on the host; try again")
+        metadata = {"uid": uid_of(found), "annotations": changing_mark(old, self._wall())}
+        return await self._host.patch(SERVICES, host_key, {"metadata": metadata, "spec": changes})
+
+    async def _known_families(self) -> frozenset[str] | None:
+        """The IP families that the virtual API server gives to Services; None when it cannot be asked."""
+        if self._families is None:
+            body: Obj = {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"generateName": "syncer-asks-", "namespace": KUBERNETES.namespace},
+                "spec": {"ports": [{"port": 443}], "ipFamilyPolicy": "PreferDualStack"},
+            }
+            try:
+                made = await self._virtual.create(SERVICES, KUBERNETES.namespace, body, dry_run=True)
+            except ApiError as error:
+                log.info("admission.families_unknown", error=error.message)
+                return None
+            self._families = frozenset(made["spec"].get("ipFamilies") or ())
+        return self._families
 
     async def _is_stored(self, key: Key) -> bool:
         try:

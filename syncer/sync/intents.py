@@ -18,6 +18,7 @@ class Create:
     """Make `obj` (full body, with name and namespace). A host object of that name that is not provably ours is left alone and reported.
 
     `settles` promises that the answer gives this pair nothing more to decide, which saves deciding it once more.
+    `alternatives` are tried in turn where the API server finds the one before invalid: whether an address is free, only it knows.
     """
 
     side: Side
@@ -25,6 +26,7 @@ class Create:
     obj: Obj
     lane: Lane = Lane.SPEC
     settles: bool = False
+    alternatives: tuple[Obj, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

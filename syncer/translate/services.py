@@ -2,7 +2,11 @@
 
 The host allocates cluster addresses, node ports and health check ports. A Service normally gets them while it is being
 created: the admission webhook makes a *pending* host Service first (`pending_service`) and answers with its addresses
-(`admission_patch`), and the loop adopts it once the virtual one is stored.
+(`admission_patch`), and the loop adopts it once the virtual one is stored. An update that needs more of them goes the same
+way: the host Service is changed first, and marked (`CHANGING`) so that the loop does not change it back meanwhile.
+
+A virtual Service whose address is not the host's is *readdressed*: turned into an ExternalName, which gives its address
+up, and back with the right one. It stays the same object, so its Endpoints, finalizers and UID do too.
 """
 
 from __future__ import annotations
@@ -11,16 +15,27 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from syncer.kube.types import SERVICES, Key, Obj, annotations_of, key_of, labels_of, uid_of
+from syncer.kube.types import SERVICES, Key, Obj, annotations_of, key_of, labels_of
 from syncer.naming import DOMAIN, Names
 from syncer.translate.labels import host_selector
 from syncer.translate.merge import diff
+from syncer.translate.messages import host_names_hidden
 from syncer.translate.metadata import host_metadata
 
 PENDING = DOMAIN + "/pending"
 """Annotation of a host Service made for a virtual one that is not stored yet. Value: epoch seconds of when that was."""
-RECREATE = DOMAIN + "/recreate"
-"""Annotation of a host Service while its virtual one is deleted and made anew. Value: that one as JSON, see `recreation`."""
+CHANGING = DOMAIN + "/changing"
+"""Annotation of a host Service changed ahead of an update of the virtual one. Value: epoch seconds and, after a slash, the
+resourceVersion that the update started from."""
+READDRESSING = DOMAIN + "/readdressing"
+"""Annotation of a virtual Service on its way to another address. Value: its spec as JSON."""
+KUBERNETES = Key("default", "kubernetes")
+"""The virtual API server's own Service, and its Endpoints; never copied."""
+LANDING_SECONDS = 60.0
+"""A create or an update that has not landed after that long never will: API servers give up on a request earlier."""
+
+_ON_ITS_WAY = "readdressing.invalid"
+"""`externalName` meanwhile; a name that no resolver ever finds (RFC 6761)."""
 
 _ADDRESSES = ("clusterIP", "clusterIPs")
 _FAMILIES = ("ipFamilies", "ipFamilyPolicy")
@@ -44,6 +59,43 @@ def is_headless(service: Mapping[str, Any]) -> bool:
 def is_external_name(service: Mapping[str, Any]) -> bool:
     """Whether it is nothing but a name in DNS, without an address."""
     return bool(_spec(service).get("type") == "ExternalName")
+
+
+def has_own_endpoints(service: Mapping[str, Any] | None) -> bool:
+    """Whether what is behind it is somebody else's business than a controller's: it has no selector."""
+    return service is not None and not is_external_name(service) and not _spec(service).get("selector")
+
+
+def addresses(service: Mapping[str, Any]) -> list[str]:
+    """Its cluster addresses, the primary one first; `["None"]` for a headless one, none for an ExternalName."""
+    if is_external_name(service):
+        return []
+    spec = _spec(service)
+    return list(spec.get("clusterIPs") or filter(None, [spec.get("clusterIP")]))
+
+
+def has_foreign_address(virtual: Mapping[str, Any], host: Mapping[str, Any]) -> bool:
+    """Whether a virtual Service has an address that is not its host Service's. It may well lack one of the host's."""
+    mine, given = addresses(virtual), addresses(host)
+    return bool(given) and not set(mine) <= set(given)
+
+
+def host_services(names: Names, owner: Obj | None, virtual: Obj) -> tuple[Obj, ...]:
+    """Host Services for a stored virtual one, the best first: with its address and node ports, with its node ports, with new ones.
+
+    The first fits where somebody deleted the host Service; whether all that is still free, only the host can tell.
+    """
+    plain = host_service(names, owner, virtual)
+    spec = plain["spec"]
+    if is_external_name(virtual) or is_headless(virtual):
+        return (plain,)
+    kept = {field: _spec(virtual)[field] for field in _ADDRESSES + _FAMILIES if field in _spec(virtual)}
+    with_address = {**plain, "spec": {**spec, **kept}}
+    if not any(port.get("nodePort") for port in spec.get("ports") or ()):
+        return with_address, plain
+    ports = [{field: value for field, value in port.items() if field != "nodePort"} for port in spec["ports"]]
+    anew = {**{field: value for field, value in spec.items() if field != "healthCheckNodePort"}, "ports": ports}
+    return with_address, plain, {**plain, "spec": anew}
 
 
 def host_service(names: Names, owner: Obj | None, virtual: Obj, *, stored: bool = True) -> Obj:
@@ -80,26 +132,50 @@ def pending_since(host: Obj) -> float | None:
     return float(text) if text.isdecimal() else 0.0
 
 
-def admission_patch(virtual: Obj, host: Obj) -> list[Obj]:
-    """JSON Patch (RFC 6902) that gives the virtual Service, on its way to be stored, what the host allocated."""
+def changing_mark(virtual: Obj, now: float) -> dict[str, str]:
+    """The CHANGING annotation for an update that starts from `virtual`. `now` is epoch seconds."""
+    return {CHANGING: f"{int(now)}/{virtual['metadata'].get('resourceVersion') or 0}"}
+
+
+def changing_for(virtual: Obj, host: Obj, now: float) -> float:
+    """For how many seconds more the host Service is ahead of its virtual one, on purpose; 0.0 if it is not."""
+    since, _, version = annotations_of(host).get(CHANGING, "").partition("/")
+    if not since.isdecimal() or not version.isdecimal() or int(virtual["metadata"]["resourceVersion"]) > int(version):
+        return 0.0
+    return max(0.0, float(since) + LANDING_SECONDS - now)
+
+
+def admission_patch(virtual: Obj, host: Obj, families: frozenset[str] | None = None) -> list[Obj]:
+    """JSON Patch (RFC 6902) that gives the virtual Service, on its way to be stored, what the host allocated. `families` as below."""
     spec = _spec(virtual)
-    wanted = with_allocations(virtual, host)
+    wanted = with_allocations(virtual, host, families)
     operations: list[Obj] = [
         {"op": "add", "path": f"/spec/{field}", "value": wanted[field]}
         for field in (*_ADDRESSES, *_FAMILIES, "healthCheckNodePort")
         if field in wanted and wanted[field] != spec.get(field)
     ]
     for number, (port, wanted_port) in enumerate(zip(spec.get("ports") or (), wanted.get("ports") or (), strict=True)):
-        if wanted_port.get("nodePort") != port.get("nodePort"):
-            operations.append({"op": "add", "path": f"/spec/ports/{number}/nodePort", "value": wanted_port["nodePort"]})
+        if (node_port := wanted_port.get("nodePort")) and node_port != port.get("nodePort"):
+            operations.append({"op": "add", "path": f"/spec/ports/{number}/nodePort", "value": node_port})
     return operations
 
 
-def with_allocations(virtual: Obj, host: Obj) -> Obj:
-    """The virtual Service's spec with the host's addresses, health check port, and node ports where it has none of its own."""
+def with_allocations(virtual: Obj, host: Obj, families: frozenset[str] | None = None) -> Obj:
+    """The virtual Service's spec with the host's addresses, health check port, and node ports where it has none of its own.
+
+    `families` are those that the virtual API server knows (None: as many as the host). It refuses an address of another, and
+    where it knows two it adds an address of its own to a Service that prefers two and brings one.
+    """
     spec, given = dict(_spec(virtual)), _spec(host)
     if not is_external_name(host):
         spec.update({field: given[field] for field in _ADDRESSES + _FAMILIES if field in given})
+        if families is not None and spec.get("ipFamilyPolicy") in _DUAL_STACK and not (is_headless(host) and has_own_endpoints(virtual)):
+            spec["ipFamilies"] = [family for family in spec.get("ipFamilies") or () if family in families]
+            known = [address for address in addresses(host) if address == "None" or family_of(address) in families]
+            if known:
+                spec["clusterIP"], spec["clusterIPs"] = known[0], known
+            if len(spec["ipFamilies"]) < len(families):
+                spec["ipFamilyPolicy"] = "SingleStack"
     if given.get("healthCheckNodePort"):
         spec["healthCheckNodePort"] = given["healthCheckNodePort"]
     if "ports" in spec:
@@ -107,14 +183,30 @@ def with_allocations(virtual: Obj, host: Obj) -> Obj:
     return spec
 
 
+def wants_two_families(service: Mapping[str, Any]) -> bool:
+    """Whether it asks for addresses of both IP families."""
+    return _spec(service).get("ipFamilyPolicy") in _DUAL_STACK
+
+
+def family_of(address: str) -> str:
+    """The IP family of an address, as Services name it."""
+    return "IPv6" if ":" in address else "IPv4"
+
+
 def wanted_ports(virtual: Obj, host: Obj) -> list[Obj]:
-    """The virtual Service's ports; those without a node port get the one that the host allocated, if their type has any."""
+    """The virtual Service's ports; those without a node port get the one that the host allocated, if their type has any.
+
+    Where the address is not the host's, the node ports are not either, and the host's are taken.
+    """
     ports: list[Obj] = _spec(virtual).get("ports") or []
     if _spec(virtual).get("type") not in _WITH_NODE_PORTS:
-        return ports
+        return [{field: value for field, value in port.items() if field != "nodePort"} for port in ports]
+    foreign = has_foreign_address(virtual, host)
     allocated = {_identity(port): port.get("nodePort") for port in _spec(host).get("ports") or ()}
     return [
-        port if port.get("nodePort") or not allocated.get(_identity(port)) else {**port, "nodePort": allocated[_identity(port)]}
+        port
+        if (port.get("nodePort") and not foreign) or not allocated.get(_identity(port))
+        else {**port, "nodePort": allocated[_identity(port)]}
         for port in ports
     ]
 
@@ -137,6 +229,9 @@ def spec_changes(names: Names, virtual: Obj, host: Obj) -> Obj:
         changes["clusterIP"] = "None"
     if wanted.get("loadBalancerClass") and changes.get("type") == "LoadBalancer":
         changes["loadBalancerClass"] = wanted["loadBalancerClass"]  # only ever settable when the type becomes LoadBalancer
+    policy, had = wanted.get("ipFamilyPolicy"), present.get("ipFamilyPolicy")
+    if policy and had and policy != had:
+        changes["ipFamilyPolicy"] = policy
     return changes
 
 
@@ -151,7 +246,7 @@ def allocation_changes(virtual: Obj, host: Obj) -> Obj:
     return changes
 
 
-def status_changes(virtual: Obj, host: Obj) -> Obj:
+def status_changes(names: Names, virtual: Obj, host: Obj) -> Obj:
     """The merge patch of the virtual status that makes it the host's. Only load balancers have any: API servers drop others'."""
     if _spec(virtual).get("type") != "LoadBalancer":
         return {}
@@ -159,38 +254,41 @@ def status_changes(virtual: Obj, host: Obj) -> Obj:
     changes: Obj = {}
     if load_balancer := diff(present.get("loadBalancer") or {}, wanted.get("loadBalancer") or {}):
         changes["loadBalancer"] = load_balancer
-    if (present.get("conditions") or []) != (wanted.get("conditions") or []):
-        changes["conditions"] = wanted.get("conditions") or None
+    known = ((key_of(host).name, key_of(virtual)),)
+    conditions = [
+        {**condition, "message": host_names_hidden(condition["message"], names=names, pairs=known)}
+        if condition.get("message")
+        else condition
+        for condition in wanted.get("conditions") or ()
+    ]
+    if (present.get("conditions") or []) != conditions:
+        changes["conditions"] = conditions or None
     return changes
 
 
-def recreation(virtual: Obj, host: Obj) -> Obj:
-    """The virtual Service to create in place of `virtual`, with the host's addresses; without a UID, version or status."""
-    metadata = virtual["metadata"]
-    kept = {field: metadata[field] for field in ("labels", "annotations", "ownerReferences", "finalizers") if metadata.get(field)}
-    key = key_of(virtual)
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": key.name, "namespace": key.namespace, **kept},
-        "spec": with_allocations(virtual, host),
-    }
+def release_patch(virtual: Obj) -> Obj:
+    """The merge patch by which a virtual Service gives its address up, remembering what it was."""
+    note = json.dumps(_spec(virtual), sort_keys=True, separators=(",", ":"))
+    spec = {"type": "ExternalName", "externalName": _ON_ITS_WAY, "loadBalancerSourceRanges": None}
+    return {"metadata": {"annotations": {READDRESSING: note}}, "spec": spec}
 
 
-def recreation_note(virtual: Obj, body: Obj) -> str:
-    """Value of the RECREATE annotation: everything needed to create `body` after `virtual` has been deleted."""
-    return json.dumps({"uid": uid_of(virtual), "object": body}, sort_keys=True, separators=(",", ":"))
+def return_patch(virtual: Obj, host: Obj) -> Obj:
+    """The merge patch that brings a Service back which gave its address up; `virtual` as it was, with the host's allocations now."""
+    spec = _spec(virtual)
+    families = frozenset(spec.get("ipFamilies") or ()) if wants_two_families(virtual) else None
+    return {"metadata": {"annotations": {READDRESSING: None}}, "spec": {**with_allocations(virtual, host, families), "externalName": None}}
 
 
-def noted_recreation(host: Obj, key: Key) -> tuple[str, Obj] | None:
-    """UID of the virtual Service that is being replaced, and the body that replaces it; None when there is none noted for `key`."""
-    text = annotations_of(host).get(RECREATE)
-    try:
-        note = json.loads(text or "null")
-        uid, body = str(note["uid"]), note["object"]
-        return (uid, body) if key_of(body) == key and body["spec"] else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+def before_release(virtual: Obj) -> Obj | None:
+    """A virtual Service as it was before it gave its address up; None if it did not."""
+    if not is_external_name(virtual) or _spec(virtual).get("externalName") != _ON_ITS_WAY:
         return None
+    try:
+        spec = json.loads(annotations_of(virtual).get(READDRESSING) or "null")
+    except ValueError:
+        return None
+    return {**virtual, "spec": spec} if isinstance(spec, dict) else None
 
 
 def is_excluded(service: Obj) -> bool:

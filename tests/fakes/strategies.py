@@ -270,6 +270,7 @@ def _keep_only_resources(before: Obj, after: Obj) -> Obj:
 
 def _update_service(resource: Resource, name: str, old: Obj, new: Obj) -> None:
     before, after = old["spec"], new.setdefault("spec", {})
+    _wipe(before, after)
     _default_service(new)
     if "ExternalName" in (before["type"], after["type"]):
         return
@@ -280,6 +281,26 @@ def _update_service(resource: Resource, name: str, old: Obj, new: Obj) -> None:
             wanted = after["clusterIP"]
             raise invalid(resource, name, "spec.clusterIPs[0]", f'Invalid value: ["{wanted}"]: may not change once set')
         after["clusterIP"], after["clusterIPs"] = before["clusterIP"], before["clusterIPs"]
+
+
+_WITH_ADDRESS = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
+
+
+def _wipe(before: Obj, after: Obj) -> None:
+    """What a type has no use for goes with it, unless it was changed as well (dropTypeDependentFields of the API server)."""
+    gone: list[str] = []
+    if after.get("type") == "ExternalName":
+        gone += _WITH_ADDRESS
+    if after.get("type") not in ("NodePort", "LoadBalancer"):
+        gone.append("externalTrafficPolicy")
+        if [port.get("nodePort") for port in after.get("ports") or ()] == [port.get("nodePort") for port in before.get("ports") or ()]:
+            for port in after.get("ports") or ():
+                port.pop("nodePort", None)
+    if after.get("type") != "LoadBalancer":
+        gone += ["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"]
+    for field in gone:
+        if after.get(field) == before.get(field):
+            after.pop(field, None)
 
 
 def grace_period(resource: Resource, obj: Obj, requested: int | None) -> int | None:

@@ -22,7 +22,7 @@ from syncer.proxy.admission import AdmissionServer
 from syncer.proxy.allocation import HostAllocator
 from syncer.proxy.certificates import Certificates
 from syncer.translate.metadata import recorded_uid
-from syncer.translate.services import PENDING, host_service
+from syncer.translate.services import CHANGING, PENDING, host_service
 from tests.fakes.requests import on
 from tests.sync.harness import NAMES, World, clock, running, service, wall
 
@@ -290,20 +290,112 @@ async def test_many_that_never_land_are_no_burst_to_hold() -> None:
         assert one.world.syncer.guard.held() == {}
 
 
+async def update(one: Desk, **spec: Any) -> Obj:
+    """Change the spec of the virtual Service as a tenant does; as it is stored. The loop has time to act in between."""
+    old = one.virtual()
+    new = patched(old, None)
+    new["spec"] = {field: value for field, value in (new["spec"] | spec).items() if value is not None}
+    operations = await one.allocator.allocate(review(new, operation="UPDATE", old=old))
+    await asyncio.sleep(1)
+    return one.world.virtual.registry.update(SERVICES, WEB, lambda _: patched(new, operations), put=True)
+
+
 async def test_an_external_name_that_becomes_a_service_gets_an_address_and_keeps_it() -> None:
     async with desk() as one:
-        old = one.world.virtual.create(service("web", type="ExternalName", externalName="example.org", ports=[]))
+        one.world.virtual.create(service("web", type="ExternalName", externalName="example.org", ports=[]))
         await one.world.settle()
         assert one.host()["spec"]["type"] == "ExternalName"
-        new = patched(old, None)
-        new["spec"] = service("web")["spec"] | {"type": "ClusterIP"}
-        operations = await one.allocator.allocate(review(new, operation="UPDATE", old=old))
+        stored = await update(one, **service("web")["spec"], type="ClusterIP", externalName=None)
         address = one.host()["spec"]["clusterIP"]
-        assert {"op": "add", "path": "/spec/clusterIP", "value": address} in (operations or [])
-        one.world.virtual.registry.update(SERVICES, WEB, lambda _: patched(new, operations), put=True)
         await one.world.settle()
-        assert one.virtual()["spec"]["clusterIP"] == one.host()["spec"]["clusterIP"] == address
+        assert stored["spec"]["clusterIP"] == one.virtual()["spec"]["clusterIP"] == one.host()["spec"]["clusterIP"] == address
         assert await one.world.scan_writes() == []
+
+
+async def test_an_update_that_needs_ports_gets_the_hosts_and_the_loop_leaves_them() -> None:
+    async with desk() as one:
+        one.world.host.create(service("other", NAMES.host_namespace, type="NodePort"))
+        await one.create(service("web"))
+        await one.world.settle()
+        began = clock()
+        stored = await update(one, type="NodePort")
+        (port,) = one.host()["spec"]["ports"]
+        assert port["nodePort"] == stored["spec"]["ports"][0]["nodePort"] == 30001, "the virtual API server would have given the first"
+        await one.world.settle()
+        assert CHANGING not in annotations_of(one.host())
+        assert len(one.world.journal.writes(since=began)) == 2, "the change, and the mark going"
+        assert await one.world.scan_writes() == []
+
+
+async def test_an_update_that_never_lands_is_taken_back_after_a_minute() -> None:
+    async with desk() as one:
+        await one.create(service("web"))
+        await one.world.settle()
+        new = patched(one.virtual(), None)
+        new["spec"]["type"] = "NodePort"
+        await one.allocator.allocate(review(new, operation="UPDATE", old=one.virtual()))
+        await asyncio.sleep(55)
+        assert one.host()["spec"]["type"] == "NodePort"
+        await asyncio.sleep(10)
+        assert one.host()["spec"]["type"] == "ClusterIP"
+        assert CHANGING not in annotations_of(one.host())
+        assert await one.world.scan_writes() == []
+
+
+async def test_an_update_that_was_overtaken_is_taken_back_at_once() -> None:
+    async with desk() as one:
+        await one.create(service("web"))
+        await one.world.settle()
+        new = patched(one.virtual(), None)
+        new["spec"]["type"] = "NodePort"
+        await one.allocator.allocate(review(new, operation="UPDATE", old=one.virtual()))
+        one.world.virtual.change(SERVICES, WEB, {"metadata": {"labels": {"a": "b"}}})
+        await asyncio.sleep(2)
+        assert one.host()["spec"]["type"] == "ClusterIP"
+
+
+async def test_a_node_port_that_is_taken_on_the_host_is_refused_in_words() -> None:
+    async with desk() as one:
+        one.world.host.create(service("other", NAMES.host_namespace, type="NodePort", ports=[{"port": 80, "nodePort": 30123}]))
+        wanted: dict[str, Any] = {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30123}]}
+        with pytest.raises(Invalid, match="30123: provided port is already allocated") as refusal:
+            await one.allocator.allocate(review(service("web", **wanted)))
+        assert HOST_WEB.name not in refusal.value.message
+        await one.create(service("web"))
+        await one.world.settle()
+        with pytest.raises(Invalid, match="30123: provided port is already allocated"):
+            await update(one, **wanted)
+
+
+async def test_an_update_of_a_service_that_somebody_deleted_on_the_host_is_left_to_the_loop() -> None:
+    async with desk() as one:
+        await one.create(service("web"))
+        await one.world.settle()
+        one.world.host.hang_watches()
+        one.world.host.remove(SERVICES, HOST_WEB)
+        await update(one, type="NodePort")
+        one.world.host.resume_watches()
+        await one.world.settle()
+        assert one.host()["spec"]["ports"][0]["nodePort"] == one.virtual()["spec"]["ports"][0]["nodePort"]
+        assert await one.world.scan_writes() == []
+
+
+async def test_a_service_that_wants_two_families_has_the_virtual_api_server_asked_once() -> None:
+    async with desk() as one:
+        one.world.virtual.fault(on("create", SERVICES), status=500, times=1)
+        for name in ("web", "more", "again"):
+            operations = await one.allocator.allocate(review(service(name, ipFamilyPolicy="PreferDualStack")))
+            assert {
+                "op": "add",
+                "path": "/spec/clusterIP",
+                "value": one.host(NAMES.host_key(Key("default", name)))["spec"]["clusterIP"],
+            } in (operations or [])
+        asked = [
+            entry
+            for entry in one.world.journal.find("create", SERVICES, side=Side.VIRTUAL)
+            if "generateName" in (entry.request.body or {}).get("metadata", {})
+        ]
+        assert len(asked) == 2, "once more after it could not be asked"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ class World:
                 self.indexes.setdefault(place, {}).update(functions)
         self._numbers = count(1)
         self.log: list[Write] = []
+        self.taken: set[Any] = set()
+        """Addresses and node ports that somebody else has on the host."""
 
     def put(self, side: Side, resource: Resource, obj: Obj) -> Obj:
         stored = {"apiVersion": resource.api_version, "kind": resource.kind, **deepcopy(obj)}
@@ -109,7 +111,7 @@ class World:
     def _write(self, intent: Write) -> None:
         match intent:
             case Create():
-                self._create(intent.side, intent.resource, intent.obj)
+                self._create_valid(intent)
             case Patch():
                 self._patch(intent)
             case Delete():
@@ -121,6 +123,18 @@ class World:
                 conditions[:] = [c for c in conditions if c["type"] != "PodScheduled"] + [{"type": "PodScheduled", "status": "True"}]
             case MintToken():
                 self._mint(intent)
+
+    def _create_valid(self, intent: Create) -> None:
+        bodies = (intent.obj, *intent.alternatives)
+        valid = (body for body in bodies[:-1] if intent.side is Side.VIRTUAL or not self._is_taken(body))
+        self._create(intent.side, intent.resource, next(valid, bodies[-1]))
+
+    def _is_taken(self, obj: Obj) -> bool:
+        """Whether the host would not give it its address or one of its node ports."""
+        spec = obj.get("spec") or {}
+        return not str(spec.get("clusterIP") or "10.96").startswith(("10.96", "None")) or bool(
+            self.taken & {spec.get("clusterIP"), *(port.get("nodePort") for port in spec.get("ports") or ())}
+        )
 
     def _create(self, side: Side, resource: Resource, obj: Obj) -> None:
         if self.get(side, resource, key_of(obj)) is not None:

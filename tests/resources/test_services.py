@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.kube.types import NAMESPACES, SERVICES, Key, Obj, Side
+from syncer.kube.types import SERVICES, Key, Obj, Side, annotations_of, uid_of
 from syncer.naming import ANNOTATION_UID
 from syncer.resources import services
-from syncer.sync.intents import Create, Delete, Patch
+from syncer.sync.intents import Create, Delete, Patch, Warn
 from syncer.translate.merge import apply
-from syncer.translate.services import PENDING, RECREATE, admission_patch, host_service, pending_service
+from syncer.translate.services import CHANGING, PENDING, READDRESSING, admission_patch, host_service, pending_service
 from tests.resources.apply import NAMES, NOW, OWNER, World, told
 from tests.resources.objects import API, HOST, deleting, named, ready_world
 
@@ -48,6 +48,10 @@ def spec(**fields: Any) -> Obj:
     return {"spec": fields}
 
 
+def addressed(address: str) -> Obj:
+    return spec(clusterIP=address, clusterIPs=[address])
+
+
 def pending(value: str) -> Obj:
     return {"metadata": {"annotations": {PENDING: value, ANNOTATION_UID: ""}}}
 
@@ -61,7 +65,7 @@ LB = spec(type="LoadBalancer")
 BALANCED = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}
 HOST_SPEC = [f"patch host services {HOST_DB} spec"]
 HOST_METADATA = [f"patch host services {HOST_DB} metadata"]
-READDRESS = [f"patch host services {HOST_DB} metadata", f"delete virtual services {DB}", f"create virtual services {DB}"]
+READDRESS = [f"patch virtual services {DB} metadata+spec", f"patch virtual services {DB} metadata+spec", "warn Readdressed"]
 
 RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
     ("nothing at all", None, None, []),
@@ -109,12 +113,15 @@ RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
     ("status taken away", {**LB, **BALANCED}, spec(type="LoadBalancer"), [f"patch virtual services {DB} status"]),
     ("Update backward status not needed", {**LB, **BALANCED}, {**LB, **BALANCED}, []),
     ("no load balancer, no status", {}, BALANCED, []),
-    ("Update backward spec with recreation: the address is the host's", {}, spec(clusterIP="10.96.1.1"), READDRESS),
-    ("another address, but it is being deleted", GOING, spec(clusterIP="10.96.1.1"), []),
-    ("both headless", spec(clusterIP="None"), spec(clusterIP="None"), []),
+    ("Update backward spec with recreation: the address is the host's", {}, addressed("10.96.1.1"), READDRESS),
+    ("its second address is not the host's", spec(clusterIPs=[IP, "fd00::1"]), {}, READDRESS),
+    ("the host has a second address, the virtual API server but one family", {}, spec(clusterIPs=[IP, "fd00::1"]), []),
+    ("it wants a second address now", spec(ipFamilyPolicy="PreferDualStack"), spec(ipFamilyPolicy="SingleStack"), HOST_SPEC),
+    ("another address, but it is being deleted", GOING, addressed("10.96.1.1"), []),
+    ("both headless", addressed("None"), addressed("None"), []),
     (
         "headless now",
-        spec(clusterIP="None"),
+        addressed("None"),
         {},
         [f"delete host services {HOST_DB}", f"wait host services {HOST_DB}"],
     ),
@@ -151,6 +158,22 @@ RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
         annotated(PENDING, f"{NOW - 60:.0f}"),
         [f"delete host services {HOST_DB} unexplained"],
     ),
+    # changed by admission
+    ("the host is ahead of an update", {}, apply(LB, annotated(CHANGING, f"{NOW - 20:.0f}/999")), ["again 40"]),
+    (
+        "it was, but the update never came",
+        {},
+        apply(LB, annotated(CHANGING, f"{NOW - 60:.0f}/999")),
+        [f"patch host services {HOST_DB} metadata+spec"],
+    ),
+    ("it was, and the update came", LB, apply(LB, annotated(CHANGING, f"{NOW - 1:.0f}/0")), HOST_METADATA),
+    (
+        "it was, and another update came",
+        {},
+        apply(LB, annotated(CHANGING, f"{NOW - 1:.0f}/0")),
+        [f"patch host services {HOST_DB} metadata+spec"],
+    ),
+    ("a mark that says nothing", {}, annotated(CHANGING, "x"), HOST_METADATA),
     # host only
     ("host only", None, {}, [f"delete host services {HOST_DB} unexplained"]),
     ("host only, deleting", None, deleting(None), []),
@@ -170,9 +193,10 @@ def test_every_state_settles(virtual: Obj | None, host: Obj | None) -> None:
 
 
 def created(virtual: Obj) -> Obj:
+    """What is asked of the host if it does not give the address."""
     (create,) = state(virtual, None).decide(services.SPEC, DB)
     assert isinstance(create, Create)
-    body: Obj = create.obj["spec"]
+    body: Obj = (create.obj, *create.alternatives)[min(1, len(create.alternatives))]["spec"]
     return body
 
 
@@ -213,66 +237,112 @@ class TestReaddressing:
     """A Service that got past the admission webhook has an address of the virtual range."""
 
     def test_end_to_end(self) -> None:
-        world = state({"metadata": {"labels": {"a": "b"}, "finalizers": None}, **spec(clusterIP="10.43.5.5")}, None)
+        world = state({"metadata": {"labels": {"a": "b"}, "finalizers": ["x/y"]}, **addressed("10.43.5.5")}, None)
         assert world.settle(services.SPEC, DB) == []
         virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
         assert virtual is not None
         assert host is not None
         assert virtual["spec"]["clusterIP"] == host["spec"]["clusterIP"] != "10.43.5.5"
         assert virtual["metadata"]["labels"] == {"a": "b"}
-        assert host["metadata"]["annotations"][ANNOTATION_UID] == virtual["metadata"]["uid"] != "uid-db"
-        assert RECREATE not in host["metadata"]["annotations"]
+        assert (uid_of(virtual), virtual["metadata"]["finalizers"]) == ("uid-db", ["x/y"]), "it is the same object"
+        assert READDRESSING not in annotations_of(virtual)
 
-    @pytest.mark.parametrize("done", [0, 1, 2, 3])
+    def test_all_that_it_was_comes_back(self) -> None:
+        balanced = spec(
+            type="LoadBalancer",
+            clusterIPs=["10.43.5.5"],
+            clusterIP="10.43.5.5",
+            ports=[{**PORT, "nodePort": 31000}],
+            loadBalancerSourceRanges=["192.0.2.0/24"],
+            externalTrafficPolicy="Local",
+            healthCheckNodePort=31001,
+            sessionAffinity="ClientIP",
+            sessionAffinityConfig={"clientIP": {"timeoutSeconds": 9}},
+        )
+        world = state(balanced, None)
+        before = service(balanced)["spec"]
+        world.settle(services.SPEC, DB)
+        virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
+        assert virtual is not None
+        assert host is not None
+        addresses = {field: host["spec"][field] for field in ("clusterIP", "clusterIPs")}
+        assert virtual["spec"] == {**before, **addresses}
+
+    @pytest.mark.parametrize("done", [0, 1, 2])
     def test_interrupted_anywhere_it_is_finished_later(self, done: int) -> None:
-        world = state({}, spec(clusterIP="10.96.1.1"))
+        world = state({}, addressed("10.96.1.1"))
         world.carry_out(world.decide(services.SPEC, DB)[:done])
         assert world.settle(services.SPEC, DB) == []
         virtual = world.get(Side.VIRTUAL, SERVICES, DB)
         assert virtual is not None
-        assert virtual["spec"]["clusterIP"] == "10.96.1.1"
+        assert virtual["spec"] == {**service()["spec"], "clusterIP": "10.96.1.1", "clusterIPs": ["10.96.1.1"]}
         assert world.get(Side.HOST, SERVICES, HOST_DB) is not None
 
+    def test_the_host_service_goes_meanwhile(self) -> None:
+        world = state({}, addressed("10.96.1.1"))
+        world.carry_out(world.decide(services.SPEC, DB)[:1])
+        world.objects[Side.HOST, SERVICES].pop(HOST_DB)
+        assert world.settle(services.SPEC, DB) == []
+        virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
+        assert virtual is not None
+        assert host is not None
+        assert (virtual["spec"]["type"], virtual["spec"]["clusterIP"]) == ("ClusterIP", host["spec"]["clusterIP"])
+
+    def test_the_tenant_is_told_of_both_addresses(self) -> None:
+        world = state({}, addressed("10.96.1.1"))
+        (warning,) = (intent for intent in world.decide(services.SPEC, DB) if isinstance(intent, Warn))
+        assert "10.96.1.1 now" in warning.message
+        assert IP in warning.message
+
     def test_not_before_a_host_address_was_seen_to_be_accepted(self) -> None:
-        world = state({}, spec(clusterIP="10.96.1.1"), accepted=False)
+        world = state({}, addressed("10.96.1.1"), accepted=False)
         assert told(world.decide(services.SPEC, DB)) == ["wait virtual services default/kubernetes"]
 
-    def test_a_finalizer_is_waited_for(self) -> None:
-        world = state({"metadata": {"finalizers": ["x/y"]}}, spec(clusterIP="10.96.1.1"))
-        assert told(world.settle(services.SPEC, DB)) == [f"wait virtual services {DB}"]
-        del world.objects[Side.VIRTUAL, SERVICES][DB]  # whose finalizer it is, lets go
-        assert world.settle(services.SPEC, DB) == []
-        virtual = world.get(Side.VIRTUAL, SERVICES, DB)
-        assert virtual is not None
-        assert virtual["metadata"]["finalizers"] == ["x/y"]
-
-    def test_the_tenant_made_it_anew_meanwhile(self) -> None:
-        world = state({}, spec(clusterIP="10.96.1.1"))
-        world.carry_out(world.decide(services.SPEC, DB)[:1])
-        world.put(Side.VIRTUAL, SERVICES, service({"metadata": {"uid": "another"}, **spec(clusterIP="10.96.1.1")}))
+    @pytest.mark.parametrize("note", [None, "", "null", "[]"])
+    def test_an_unreadable_note_leaves_an_external_name(self, note: str | None) -> None:
+        external = spec(type="ExternalName", externalName="readdressing.invalid", clusterIP=None, clusterIPs=None)
+        world = state(apply(external, annotated(READDRESSING, note)), None)
         assert world.settle(services.SPEC, DB) == []
         host = world.get(Side.HOST, SERVICES, HOST_DB)
         assert host is not None
-        assert RECREATE not in host["metadata"]["annotations"]
+        assert host["spec"]["type"] == "ExternalName"
 
-    @pytest.mark.parametrize("namespace", [None, deleting(None)], ids=["gone", "terminating"])
-    def test_its_namespace_went_meanwhile(self, namespace: Obj | None) -> None:
-        world = state({}, spec(clusterIP="10.96.1.1"))
-        world.carry_out(world.decide(services.SPEC, DB)[:2])
-        del world.objects[Side.VIRTUAL, NAMESPACES][Key("", "default")]
-        if namespace is not None:
-            world.put(Side.VIRTUAL, NAMESPACES, apply({"metadata": {"name": "default"}}, namespace))
-        world.settle(services.SPEC, DB)
-        assert world.get(Side.HOST, SERVICES, HOST_DB) is None
+    def test_a_note_that_was_left_behind_goes(self) -> None:
+        world = state(annotated(READDRESSING, "{}"), {})
+        assert told(world.decide(services.SPEC, DB)) == [f"patch virtual services {DB} metadata"]
+        assert world.settle(services.SPEC, DB) == []
 
-    @pytest.mark.parametrize("note", ["", "null", "[]", "{}", '{"uid":"x","object":{"metadata":{"name":"other"},"spec":{}}}'])
-    def test_an_unreadable_note_is_none(self, note: str) -> None:
-        world = state(None, annotated(RECREATE, note))
-        assert told(world.decide(services.SPEC, DB)) == [f"delete host services {HOST_DB} unexplained"]
+
+class TestDeletedOnTheHost:
+    """Somebody deleted the host Service: what it was is asked for again."""
+
+    NODE_PORT = spec(type="NodePort", ports=[{**PORT, "nodePort": 30007}])
+
+    def test_it_comes_back_with_the_same_address_and_ports(self) -> None:
+        world = state(self.NODE_PORT, None)
+        assert world.settle(services.SPEC, DB) == []
+        virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
+        assert virtual is not None
+        assert host is not None
+        assert virtual["spec"]["clusterIP"] == host["spec"]["clusterIP"] == IP
+        assert host["spec"]["ports"][0]["nodePort"] == 30007
+        assert [type(write) for write in world.log] == [Create]
+
+    @pytest.mark.parametrize("taken", [{IP}, {IP, 30007}, {30007}], ids=["address", "both", "port"])
+    def test_what_is_taken_by_now_is_replaced_and_the_virtual_one_follows(self, taken: set[Any]) -> None:
+        world = state(self.NODE_PORT, None)
+        world.taken = taken
+        assert world.settle(services.SPEC, DB) == []
+        virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
+        assert virtual is not None
+        assert host is not None
+        assert virtual["spec"]["clusterIP"] == host["spec"]["clusterIP"] != IP
+        assert virtual["spec"]["ports"] == host["spec"]["ports"]
+        assert (host["spec"]["ports"][0]["nodePort"] == 30007) is (30007 not in taken)
 
 
 def test_becoming_headless_makes_the_host_service_anew() -> None:
-    world = state(spec(clusterIP="None", clusterIPs=["None"]), {})
+    world = state(addressed("None"), {})
     assert world.settle(services.SPEC, DB) == []
     host = world.get(Side.HOST, SERVICES, HOST_DB)
     assert host is not None
@@ -280,7 +350,7 @@ def test_becoming_headless_makes_the_host_service_anew() -> None:
 
 
 def test_external_name_to_headless_keeps_the_host_service() -> None:
-    world = state(spec(clusterIP="None", clusterIPs=["None"]), spec(type="ExternalName", clusterIP=None, clusterIPs=None))
+    world = state(addressed("None"), spec(type="ExternalName", clusterIP=None, clusterIPs=None))
     assert world.settle(services.SPEC, DB) == []
     assert not any(isinstance(write, Delete) for write in world.log)
 
