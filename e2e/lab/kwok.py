@@ -17,11 +17,14 @@ from e2e.lab import process
 from e2e.lab.state import BRIDGE_ADDRESS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from e2e.lab.cluster import ControlPlane
 
 NAME = "kwok"
 _MARK = "kwok.x-k8s.io/node"
 _STAGES = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
+_CAPACITY = {"cpu": "32", "memory": "256Gi", "pods": "1000"}
 _POD_RANGE = "10.245.0.0/16"  # addresses that no packet ever has
 
 
@@ -43,7 +46,7 @@ def start(cluster: ControlPlane, nodes: int = 1) -> list[str]:
     )
     names = [f"simulated-{number}" for number in range(1, nodes + 1)]
     for name in names:
-        cluster.api.apply(_node(name))
+        cluster.api.apply(node(name))
     process.wait_ready(cluster.dir, NAME, lambda: all(_is_ready(cluster, name) for name in names))
     return names
 
@@ -56,7 +59,8 @@ def stop(cluster: ControlPlane) -> None:
             cluster.api.delete(f"/api/v1/nodes/{node['metadata']['name']}")
 
 
-def _node(name: str) -> dict[str, Any]:
+def node(name: str, capacity: Mapping[str, str] = _CAPACITY) -> dict[str, Any]:
+    """A Node that kwok takes care of once it runs."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -65,11 +69,8 @@ def _node(name: str) -> dict[str, Any]:
             "annotations": {_MARK: "fake"},
             "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "type": "kwok"},
         },
-        "status": {"allocatable": _CAPACITY, "capacity": _CAPACITY},
+        "status": {"allocatable": dict(capacity), "capacity": dict(capacity)},
     }
-
-
-_CAPACITY = {"cpu": "32", "memory": "256Gi", "pods": "1000"}
 
 
 def _is_ready(cluster: ControlPlane, name: str) -> bool:
