@@ -298,6 +298,7 @@ class App:
             service_name=settings.service_name,
             dns_service=settings.dns_service,
             cluster_domain=settings.cluster_domain,
+            service_cidr=tuple(settings.service_cidr),
             service_account=settings.service_account,
             virtual_version=self._versions[Side.VIRTUAL],
             translate_images=settings.translate_image,

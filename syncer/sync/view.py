@@ -28,6 +28,8 @@ class Policy:
     """Host service account of every synced pod; "" leaves the host's default."""
     virtual_version: str = ""
     """Version that the virtual API server tells; made-up nodes report it as their kubelet's. No flag: asked at start."""
+    service_cidr: tuple[str, ...] = ()
+    """Ranges that the virtual API server takes Service addresses of, as far as a person has said so."""
     translate_images: Mapping[str, str] = field(default_factory=dict)
     synced: frozenset[Resource] = frozenset({CONFIGMAPS, SECRETS})
     """Types that a running loop syncs (`SyncSpec.kind`), so that whatever refers to an object of one waits for its copy."""
