@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from syncer.resources import configmaps, events, ingressclasses, ingresses, kubernetes_service, nodes, pods, secrets, services, tokens
+from syncer.resources import (
+    configmaps,
+    events,
+    ingressclasses,
+    ingresses,
+    kubernetes_service,
+    nodes,
+    persistentvolumeclaims,
+    persistentvolumes,
+    pods,
+    secrets,
+    services,
+    storageclasses,
+    tokens,
+)
 from syncer.sync.spec import SyncSpec
 
 ALL: tuple[SyncSpec, ...] = (
@@ -14,6 +28,9 @@ ALL: tuple[SyncSpec, ...] = (
     kubernetes_service.SPEC,
     configmaps.SPEC,
     secrets.SPEC,
+    persistentvolumeclaims.SPEC,
+    persistentvolumes.SPEC,
+    storageclasses.SPEC,
     ingresses.SPEC,
     ingressclasses.SPEC,
     nodes.MADE_UP,
