@@ -165,7 +165,7 @@ _Form: TypeAlias = Callable[[str, str, Rename], str]
 _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _NAME = rf"{_LABEL}(?:\.{_LABEL})*"
 _REFERENCE = re.compile(rf"(?:({_LABEL})/)?({_NAME})")
-_IN_CLUSTER = re.compile(rf"(?<=[/@])({_LABEL})\.({_LABEL})(?=\.svc(?:\.cluster\.local)?(?:[:/?$]|\Z))")
+_IN_CLUSTER = re.compile(rf"(?<=[/@])({_LABEL})\.({_LABEL})(?=\.svc(?:\.cluster\.local)?\.?(?:[:/?$]|\Z))")
 _SERVICE_URL = re.compile(rf"svc://(?:({_LABEL})/)?({_LABEL})(?=[:/]|\Z)")
 _SERVICE_NAME = re.compile(rf"(?<=serviceName=)({_LABEL})")
 
