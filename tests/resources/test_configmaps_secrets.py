@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.kube.types import CONFIGMAPS, PODS, SECRETS, Key, Obj, Resource, Side, annotations_of
+from syncer.kube.types import CONFIGMAPS, INGRESSES, PODS, SECRETS, Key, Obj, Resource, Side, annotations_of
 from syncer.naming import ANNOTATION_UID
 from syncer.resources import configmaps, secrets
 from syncer.sync.intents import Create, Patch
@@ -155,6 +156,66 @@ def test_a_pod_wakes_and_needs_what_it_refers_to(resource: Resource, spec: Obj) 
     assert loop.hydrate is not None
     assert loop.hydrate(APP, world.view())
     assert not loop.hydrate(Key("shop", "app"), world.view())
+
+
+TLS = {"spec": {"tls": [{"secretName": "app"}]}}
+HEADERS = {"metadata": {"annotations": {"nginx.ingress.kubernetes.io/custom-headers": "default/app"}}}
+INGRESSES_OF = [pytest.param(configmaps.SPEC, HEADERS, id="configmap"), pytest.param(secrets.SPEC, TLS, id="secret")]
+
+
+@pytest.mark.parametrize(("spec", "changes"), INGRESSES_OF)
+@pytest.mark.parametrize("synced", [True, False])
+def test_an_ingress_wakes_and_needs_what_it_refers_to(spec: SyncSpec, changes: Obj, synced: bool) -> None:
+    """From another namespace too: `default/app` is named by an Ingress of `shop`."""
+    world = state(spec, {}, None, used=False)
+    if synced:
+        world.policy = replace(world.policy, synced=world.policy.synced | {INGRESSES})
+    user = world.put(Side.VIRTUAL, INGRESSES, apply(named("web", "default" if spec.kind == SECRETS else "shop"), changes))
+    (wake,) = (wake for wake in spec.index_wakes if (wake.side, wake.resource) == (Side.VIRTUAL, INGRESSES))
+    values = spec.indexes[wake.side, wake.resource][wake.index](user)
+    assert [wake.key(value, world.view()) for value in values] == [APP]
+    assert spec.hydrate is not None
+    assert spec.hydrate(APP, world.view()) is synced
+    assert told(world.decide(spec, APP)) == ([f"create host {spec.kind.plural} {HOST_APP}"] if synced else [])
+
+
+def test_a_host_ingress_that_outlives_its_virtual_one_keeps_the_copy() -> None:
+    world = state(secrets.SPEC, {}, {}, used=False)
+    world.put(Side.HOST, INGRESSES, named("web", HOST, spec={"tls": [{"secretName": HOST_APP.name}]}))
+    assert world.decide(secrets.SPEC, APP) == []
+    (wake,) = (wake for wake in secrets.SPEC.index_wakes if (wake.side, wake.resource) == (Side.HOST, INGRESSES))
+    assert wake.key(str(HOST_APP), world.view()) == APP
+    assert wake.key(f"{HOST}/strangers", world.view()) is None
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_all_of_a_type_are_copied_if_so_asked(spec: SyncSpec) -> None:
+    world = state(spec, {}, None, used=False)
+    world.policy = replace(world.policy, all_copied=frozenset({spec.kind}))
+    assert told(world.decide(spec, APP)) == [f"create host {spec.kind.plural} {HOST_APP}"]
+    assert spec.hydrate is not None
+    assert spec.hydrate(APP, world.view())
+    world.policy = replace(world.policy, all_copied=frozenset({CONFIGMAPS, SECRETS} - {spec.kind}))
+    assert world.decide(spec, APP) == []
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [(HOST_APP.name, ["warn TakenOver"]), ("app", [f"patch host secrets {HOST_APP} data"])],
+    ids=["of the host", "of the virtual cluster"],
+)
+def test_a_copy_that_a_cert_manager_writes(annotation: str, expected: list[str]) -> None:
+    """Certificates for Ingresses are named as their Secret: the host's cert-manager knows it by its host name only."""
+    marked = {"metadata": {"annotations": {"cert-manager.io/certificate-name": annotation}}}
+    world = state(secrets.SPEC, {}, {**marked, "data": {"a": "OQ=="}})
+    assert told(world.decide(secrets.SPEC, APP)) == expected
+    world.settle(secrets.SPEC, APP)
+
+
+def test_a_copy_that_was_taken_over_goes_when_it_is_not_needed_any_more() -> None:
+    marked = {"metadata": {"annotations": {"cert-manager.io/certificate-name": HOST_APP.name}}}
+    world = state(secrets.SPEC, {}, marked, used=False)
+    assert told(world.decide(secrets.SPEC, APP)) == [f"delete host secrets {HOST_APP}"]
 
 
 def test_a_token_secret_is_none_of_the_secrets_loops() -> None:
