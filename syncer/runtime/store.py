@@ -132,6 +132,10 @@ class Index:
             return []
         return sorted(held) if isinstance(held, set) else [held]
 
+    def has(self, value: str) -> bool:
+        """Whether there is any key under a value."""
+        return value in self._keys
+
     def move(self, key: Key, before: tuple[str, ...], after: tuple[str, ...]) -> None:
         """Put a key that was under `before` under `after`."""
         for value in before:
@@ -211,6 +215,10 @@ class Store:
     def find(self, index: str, value: str) -> list[Key]:
         """Keys of the objects that carry `value` in that index, sorted. KeyError for an index that was not declared."""
         return self._indexes[index].find(value)
+
+    def has(self, index: str, value: str) -> bool:
+        """Whether any object carries `value` in that index. KeyError for an index that was not declared."""
+        return self._indexes[index].has(value)
 
     def moved(self, index: str, change: Change) -> set[str]:
         """The values of an index under which a change puts the object anew, or takes it away."""

@@ -79,6 +79,10 @@ class LiveView:
         """As View.find."""
         return self.stores[side, resource].find(index, value)
 
+    def has(self, side: Side, resource: Resource, index: str, value: str) -> bool:
+        """As View.has."""
+        return self.stores[side, resource].has(index, value)
+
 
 class Caches:
     """Stores and informers of everything that `specs` watch. `wall` tells epoch seconds.

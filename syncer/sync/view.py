@@ -78,6 +78,10 @@ class View(Protocol):
         """Keys of the objects that carry `value` in a declared index, sorted."""
         ...
 
+    def has(self, side: Side, resource: Resource, index: str, value: str) -> bool:
+        """Whether `find` would find any; costs the same however many there are."""
+        ...
+
 
 class TableView:
     """A View over plain lists of objects."""
@@ -109,3 +113,7 @@ class TableView:
         """As View.find."""
         function = self._indexes[side, resource][index]
         return sorted(key for key, obj in self._objects.get((side, resource), {}).items() if value in function(obj))
+
+    def has(self, side: Side, resource: Resource, index: str, value: str) -> bool:
+        """As View.has."""
+        return bool(self.find(side, resource, index, value))

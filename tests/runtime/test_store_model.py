@@ -206,6 +206,7 @@ class Machine(RuleBasedStateMachine):
                     want.setdefault(value, set()).add(key)
             for value in {*want, "x", "y", "z", *(f"u{n}" for n in range(self.uids + 1))}:
                 assert self.store.find(name, value) == sorted(want.get(value, ()))
+                assert self.store.has(name, value) is bool(want.get(value))
             assert self.store._indexes[name]._keys.keys() == want.keys(), "no empty entry is left behind"
 
     @invariant()
