@@ -188,7 +188,8 @@ class World:
         )
         await fence.open()
         guard = parts.guard(limit_count=25, limit_fraction=0.25, verify=fence.verify, wall=wall, announce=fence.warn)
-        policy = Policy(service_name=NAMES.suffix, dns_service=DNS_SERVICE, owner=fence.owner_reference())
+        synced = frozenset(spec.kind for spec in specs)
+        policy = Policy(service_name=NAMES.suffix, dns_service=DNS_SERVICE, synced=synced, owner=fence.owner_reference())
         before_swap = {Side.VIRTUAL: fence.verify, Side.HOST: fence.verify_host}
         caches = parts.caches(specs, clients, names=NAMES, policy=policy, wall=wall, before_swap=before_swap)
         for informer in caches.informers.values():

@@ -1,4 +1,4 @@
-"""ConfigMaps and Secrets are watched as metadata; the rest is fetched while a pod refers to it, and not a byte longer."""
+"""ConfigMaps and Secrets are watched as metadata; the rest is fetched while something refers to it, and not a byte longer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from base64 import b64encode
 
 import pytest
 
-from syncer.kube.types import CONFIGMAPS, PODS, SECRETS, Key, Side
+from syncer.kube.types import CONFIGMAPS, INGRESSES, PODS, SECRETS, Key, Obj, Side
 from tests.fakes.requests import on
 from tests.sync.harness import World, clock, named, pod, running
 
@@ -151,4 +151,45 @@ async def test_an_immutable_configmap_made_anew() -> None:
         copy = world.host_copy(CONFIGMAPS, "settings")
         assert copy is not None
         assert copy["data"] == {"a": "2"}
+        assert await world.scan_writes() == []
+
+
+def ingress(name: str, secret: str) -> Obj:
+    meta = {"name": name, "namespace": "default"}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": meta, "spec": {"tls": [{"secretName": secret}]}}
+
+
+async def test_an_ingress_counts_as_a_pod_does() -> None:
+    async with running() as world:
+        world.virtual.create(secret())
+        world.virtual.create(ingress("web", "password"))
+        await world.settle()
+        assert fetched(world) == 1
+        copy = world.host_copy(SECRETS, "password")
+        assert copy is not None
+        assert copy["data"] == {"b": TREASURE}
+        world.virtual.change(INGRESSES, Key("default", "web"), {"spec": {"tls": [{"secretName": "other"}]}})
+        await world.settle()
+        assert world.host_copy(SECRETS, "password") is None
+        assert treasures(world) == 0
+        world.virtual.change(INGRESSES, Key("default", "web"), {"spec": {"tls": [{"secretName": "password"}]}})
+        await world.settle()
+        assert world.host_copy(SECRETS, "password") is not None
+        world.virtual.remove(INGRESSES, Key("default", "web"))
+        await world.settle()
+        assert world.host_copy(SECRETS, "password") is None
+        assert treasures(world) == 0
+
+
+async def test_what_a_pod_refers_to_is_copied_before_it_whichever_was_seen_first() -> None:
+    """Watches of two types bring their news in any order."""
+    async with running() as world:
+        for number in range(20):
+            begin = [named("ConfigMap", f"c{number}", data={"a": "1"}), pod(f"p{number}", configmap=f"c{number}")]
+            for obj in begin if number % 2 else reversed(begin):
+                world.virtual.create(obj)
+            await asyncio.sleep(0.01 * (number % 3))
+        await world.settle()
+        copies = {f"c{number}" for number in range(20) if world.host_copy(CONFIGMAPS, f"c{number}") is not None}
+        assert len(copies) == 20
         assert await world.scan_writes() == []
