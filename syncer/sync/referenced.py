@@ -68,11 +68,11 @@ def referenced_spec(
         if resource in view.policy.all_copied:
             return True
         host_key = view.names.host_key(key)
-        if view.find(Side.VIRTUAL, PODS, index, str(key)) or view.find(Side.HOST, PODS, index, str(host_key)):
+        if view.has(Side.VIRTUAL, PODS, index, str(key)) or view.has(Side.HOST, PODS, index, str(host_key)):
             return True
-        if INGRESSES in view.policy.synced and view.find(Side.VIRTUAL, INGRESSES, index, str(key)):
+        if INGRESSES in view.policy.synced and view.has(Side.VIRTUAL, INGRESSES, index, str(key)):
             return True
-        if view.find(Side.HOST, INGRESSES, index, str(host_key)):
+        if view.has(Side.HOST, INGRESSES, index, str(host_key)):
             return True
         virtual = view.get(Side.VIRTUAL, resource, key)
         return virtual is not None and annotations_of(virtual).get(FORCE_SYNC) == "true"

@@ -20,6 +20,8 @@ from syncer.translate.status import is_finished
 
 def is_needed(node: str, view: View) -> bool:
     """Whether a pod keeps the virtual Node there."""
+    if view.has(Side.VIRTUAL, PODS, "node", node):
+        return True
     for key in view.find(Side.HOST, PODS, "node", node):
         host = view.get(Side.HOST, PODS, key)
         if host is not None and (virtual := virtual_key(view.names, PODS, host)) is not None:
@@ -27,12 +29,12 @@ def is_needed(node: str, view: View) -> bool:
             kind = annotations_of(host).get(OWNER_SET_KIND) if pod is None else controller_kind(pod)
             if kind != "DaemonSet":
                 return True
-    return bool(view.find(Side.VIRTUAL, PODS, "node", node))
+    return False
 
 
 def runs_image(node: str, image: str, view: View) -> bool:
     """Whether a host pod of ours on that node runs an image of that name, as its kubelet calls it."""
-    return bool(view.find(Side.HOST, PODS, "node-image", f"{node} {image}"))
+    return view.has(Side.HOST, PODS, "node-image", f"{node} {image}")
 
 
 def _node_of(pod: Obj) -> str:
