@@ -62,11 +62,18 @@ class Stale(SyncerError):
 
 
 class Refused(SyncerError):
-    """The tenant's object cannot be synced as it is. `reason` is one CamelCase word, the message is free of host facts."""
+    """The tenant's object cannot be synced as it is. `reason` is one CamelCase word, the message is free of host facts.
 
-    def __init__(self, reason: str, message: str) -> None:
+    What is refused for the same cause is tried again together: `group` names the cause, `again` is how many seconds may pass
+    between tries, None when only a change can help. `internal` is what the operator reads instead of the message.
+    """
+
+    def __init__(self, reason: str, message: str, *, group: str = "", again: float | None = 30.0, internal: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+        self.group = group or reason
+        self.again = again
+        self.internal = internal or message
 
 
 class Held(SyncerError):

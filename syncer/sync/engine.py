@@ -73,6 +73,7 @@ class Engine:
                 clock=clock,
                 wall=wall,
                 subscribe=self._subscribe,
+                unsubscribe=self._unsubscribe,
             )
             for spec in specs
         ]
@@ -118,6 +119,13 @@ class Engine:
     def _subscribe(self, refs: Iterable[Ref], loop: Loop, key: Key) -> None:
         for ref in refs:
             self._subscribers.setdefault(ref, set()).add((loop, key))
+
+    def _unsubscribe(self, refs: Iterable[Ref], loop: Loop, key: Key) -> None:
+        for ref in refs:
+            if (waiting := self._subscribers.get(ref)) is not None:
+                waiting.discard((loop, key))
+                if not waiting:
+                    del self._subscribers[ref]
 
     def _router(self, place: Place) -> Callable[[Change], None]:
         side, resource = place

@@ -7,6 +7,7 @@ does about them: Stale (decide again), Refused (tell the tenant), Held (ask a pe
 from __future__ import annotations
 
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from syncer.kube.types import PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Ref, Si
 from syncer.naming import LABEL_MANAGED_BY
 from syncer.sync.intents import Again, Bind, Create, Delete, Intent, MintToken, Patch, Refuse, Wait, Warn
 from syncer.sync.recorder import Notice, Recorder
+from syncer.sync.refusals import Cause, refusal_of
 from syncer.translate.messages import host_names_hidden
 from syncer.translate.metadata import TOKEN_EXPIRY, recorded_uid
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from syncer.sync.fence import Fence
     from syncer.sync.guard import Guard, Orphans
     from syncer.sync.spec import SyncSpec
+
+
+_REGARDING = frozenset({"name", "namespace", "uid", "ownerReferences"})
 
 
 @dataclass(slots=True)
@@ -50,6 +55,10 @@ class Subject:
     """While told True, changes in the caches do not have this pair decided again."""
 
 
+def _aloud(_on: bool) -> None:
+    """What is written has the pair decided again, as any change does."""
+
+
 class Executor:
     """Writes through `clients`, minding the fence before each write and the guard before each unexplained deletion."""
 
@@ -61,12 +70,15 @@ class Executor:
         self._recorder = recorder
 
     async def carry_out(self, subject: Subject, intents: Sequence[Intent]) -> Outcome:
-        """All intents in order, up to the first that fails.
+        """All intents in order, up to the first that fails; only further patches, which stand for themselves, follow one that is refused.
 
         Raises Stale, Refused, Held, FenceClosed, ApiError or a network error; what was done before stays done.
         """
         outcome = Outcome()
+        refused: Refused | None = None
         for intent in intents:
+            if refused is not None and not isinstance(intent, Patch | Warn):
+                break
             match intent:
                 case Wait():
                     outcome.waits.append(intent)
@@ -75,53 +87,98 @@ class Executor:
                 case Warn(on=ref, reason=reason, message=message):
                     self.warn(ref, reason, message)
                 case Refuse(reason=reason, message=message):
-                    raise Refused(reason, message)
+                    raise Refused(reason, message, again=None)
                 case _:
                     self._fence.require_open()
-                    await self._write(subject, intent)
-                    outcome.writes += 1
+                    try:
+                        await self._write(subject, intent)
+                    except Refused as error:
+                        if not isinstance(intent, Patch):
+                            raise
+                        refused = refused or error
+                    else:
+                        outcome.writes += 1
+        if refused is not None:
+            raise refused
         return outcome
 
-    def warn(self, ref: Ref, reason: str, message: str) -> None:
-        """Have an event put on an object, if it is still there."""
+    def warn(self, ref: Ref, reason: str, message: str, *, topic: str = "", for_controller: str = "") -> None:
+        """Have a Warning event put on an object, if it is still there (and on its controller, see Notice)."""
+        if (regarding := self._regarding(ref)) is not None:
+            self._recorder.warn(Notice(ref.side, regarding, reason, message, topic=topic, for_controller=for_controller))
+
+    def tell(self, ref: Ref, reason: str, message: str) -> None:
+        """Have a Normal event put on an object, if it is still there."""
+        if (regarding := self._regarding(ref)) is not None:
+            self._recorder.warn(Notice(ref.side, regarding, reason, message, "Normal"))
+
+    async def mark(self, patch: Patch, quiet: Callable[[bool], None]) -> None:
+        """Write a patch that nothing is to be decided upon; raises as `carry_out`, but never Refused."""
+        self._fence.require_open()
+        await self._send(patch, quiet)
+
+    def _regarding(self, ref: Ref) -> Obj | None:
         obj = self._caches.stores[ref.side, ref.resource].get(ref.key)
-        if obj is not None:
-            regarding: Obj = {"apiVersion": ref.resource.api_version, "kind": ref.resource.kind, "metadata": obj["metadata"]}
-            self._recorder.warn(Notice(ref.side, regarding, reason, message))
+        if obj is None:
+            return None
+        metadata = {field: value for field, value in obj["metadata"].items() if field in _REGARDING}
+        return {"apiVersion": ref.resource.api_version, "kind": ref.resource.kind, "metadata": metadata}
 
     async def _write(self, subject: Subject, intent: Create | Patch | Delete | Bind | MintToken) -> None:
-        match intent:
-            case Create():
-                await self._create(subject, intent)
-            case Patch():
-                await self._patch(subject, intent)
-            case Delete():
-                await self._delete(subject, intent)
-            case Bind():
-                await self._bind(intent)
-            case MintToken():
-                await self._mint(subject, intent)
+        """Raises Refused for what an API server refuses."""
+        try:
+            match intent:
+                case Create():
+                    await self._create(subject, intent)
+                case Patch():
+                    await self._send(intent)
+                case Delete():
+                    await self._delete(subject, intent)
+                case Bind():
+                    await self._bind(intent)
+                case MintToken():
+                    await self._mint(subject, intent)
+        except ApiError as error:
+            side = intent.side if isinstance(intent, Create | Patch | Delete) else Side.VIRTUAL
+            refusal = refusal_of(error, side, lambda text: self._hide(subject, text))
+            if refusal is None:
+                raise
+            raise refusal from error
 
     async def _create(self, subject: Subject, intent: Create) -> None:
         key = key_of(intent.obj)
         try:
-            made = await self._clients[intent.side].create(intent.resource, key.namespace, intent.obj, lane=intent.lane)
+            made = await self._create_valid(intent, key.namespace)
         except AlreadyExists as error:
             await self._look_again(subject, intent, key, error)
         except NotFound:
             if intent.side is Side.HOST:
                 raise
             raise Stale(f"the virtual namespace {key.namespace} is gone") from None
-        except (Forbidden, Invalid) as error:
+        except Conflict as error:
+            raise Stale(str(error)) from None  # several writers of one quota
+        except Forbidden as error:
             if _is_terminating(error):
                 raise Stale(f"the {intent.side} namespace {key.namespace} is terminating") from None
-            raise self._refusal(subject, error) from error
+            raise
         else:
-            subject.quiet(intent.settles)
-            try:
-                self._caches.keep(intent.side, intent.resource, made)
-            finally:
-                subject.quiet(False)
+            self._keep(intent, made, subject.quiet if intent.settles else _aloud)
+
+    def _keep(self, intent: Create | Patch, answered: Obj, quiet: Callable[[bool], None]) -> None:
+        quiet(True)
+        try:
+            self._caches.keep(intent.side, intent.resource, answered)
+        finally:
+            quiet(False)
+
+    async def _create_valid(self, intent: Create, namespace: str) -> Obj:
+        """The first of the intent's objects that the API server finds valid; the last one's error if it finds none."""
+        client = self._clients[intent.side]
+        *bodies, last = (intent.obj, *intent.alternatives)
+        for body in bodies:
+            with suppress(Invalid):
+                return await client.create(intent.resource, namespace, body, lane=intent.lane)
+        return await client.create(intent.resource, namespace, last, lane=intent.lane)
 
     async def _look_again(self, subject: Subject, intent: Create, key: Key, error: AlreadyExists) -> None:
         """A name is taken: by our own object that the cache has not seen yet, or by somebody else's."""
@@ -131,14 +188,14 @@ class Executor:
             raise Stale(f"{intent.side} {intent.resource} {key} came and went") from error
         if intent.side is Side.HOST and subject.spec.virtual_key(found, self._caches.view()) != subject.key:
             raise Refused(
-                "NameTaken",
+                Cause.NAME_TAKEN,
                 "the name that this object needs on the host cluster is taken by an object that does not belong to this virtual cluster; "
                 "rename one of them",
             ) from error
         self._caches.keep(intent.side, intent.resource, found)
         raise Stale(f"{intent.side} {intent.resource} {key} was there already") from error
 
-    async def _patch(self, subject: Subject, intent: Patch) -> None:
+    async def _send(self, intent: Patch, quiet: Callable[[bool], None] = _aloud) -> None:
         body = {**intent.body, "metadata": {**(intent.body.get("metadata") or {}), "uid": intent.uid}}
         try:
             changed = await self._clients[intent.side].patch(
@@ -149,10 +206,8 @@ class Executor:
         except Invalid as error:
             if any(str(cause.get("field")) == "metadata.uid" for cause in error.details.get("causes") or ()):
                 raise Stale(str(error)) from None
-            raise self._refusal(subject, error) from error
-        except Forbidden as error:
-            raise self._refusal(subject, error) from error
-        self._caches.keep(intent.side, intent.resource, changed)
+            raise
+        self._keep(intent, changed, quiet)
 
     async def _delete(self, subject: Subject, intent: Delete) -> None:
         if intent.unexplained:
@@ -238,8 +293,6 @@ class Executor:
                 )
             except (NotFound, Conflict) as error:
                 raise Stale(str(error)) from None  # the pod or its service account is being replaced
-            except (Forbidden, Invalid) as error:
-                raise self._refusal(subject, error) from error
             status = answer["status"]
             expires = int(datetime.fromisoformat(status["expirationTimestamp"]).timestamp())
             data[source.data_key] = b64encode(status["token"].encode()).decode()
@@ -255,18 +308,11 @@ class Executor:
             await self._create(subject, Create(Side.HOST, SECRETS, body))
             return
         key = key_of(intent.secret)
-        await self._patch(
-            subject, Patch(Side.HOST, SECRETS, key, intent.secret_uid, {"metadata": {"annotations": annotation}, "data": data})
-        )
+        await self._send(Patch(Side.HOST, SECRETS, key, intent.secret_uid, {"metadata": {"annotations": annotation}, "data": data}))
 
-    def _refusal(self, subject: Subject, error: ApiError) -> Refused:
+    def _hide(self, subject: Subject, text: str) -> str:
         ref = subject.spec.host_ref(self._caches.names, subject.key)
-        message = host_names_hidden(
-            error.message,
-            names=self._caches.names,
-            pairs=((ref.key.name, subject.key),) if ref is not None else (),
-        )
-        return Refused(error.reason or "SyncError", message)
+        return host_names_hidden(text, names=self._caches.names, pairs=((ref.key.name, subject.key),) if ref is not None else ())
 
 
 def _is_terminating(error: ApiError) -> bool:

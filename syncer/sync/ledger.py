@@ -28,12 +28,16 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Row:
-    """One pair that is not in sync. `since` and `next_try` are epoch seconds; `next_try` None means: when something changes."""
+    """One pair that is not in sync. `since` and `next_try` are epoch seconds; `next_try` None means: when something changes.
+
+    `cause` is the one word for why it was refused. `reason` is for operators: it may name what the tenant is not told.
+    """
 
     state: State
     reason: str
     since: float
     next_try: float | None = None
+    cause: str = ""
 
 
 class Ledger:
@@ -42,14 +46,16 @@ class Ledger:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Key], Row] = {}
 
-    def put(self, resource: str, key: Key, state: State, reason: str, *, now: float, next_try: float | None = None) -> bool:
+    def put(
+        self, resource: str, key: Key, state: State, reason: str, *, now: float, next_try: float | None = None, cause: str = ""
+    ) -> bool:
         """Record where a pair stands; True when the state or its reason is new. `since` is kept while the state stays the same."""
         row = self._rows.get((resource, key))
         if row is None or row.state != state:
-            self._rows[resource, key] = Row(state, reason, now, next_try)
+            self._rows[resource, key] = Row(state, reason, now, next_try, cause)
             return True
         fresh = row.reason != reason
-        row.reason, row.next_try = reason, next_try
+        row.reason, row.next_try, row.cause = reason, next_try, cause
         return fresh
 
     def clear(self, resource: str, key: Key) -> Row | None:

@@ -13,6 +13,7 @@ from syncer.kube.limits import LONGEST_PAUSE
 from syncer.kube.types import Key, Ref, Side, uid_of
 from syncer.runtime.workers import Workers
 from syncer.runtime.workqueue import Priority, WorkQueue
+from syncer.sync.complaints import Complaints
 from syncer.sync.executor import Subject
 from syncer.sync.guard import Orphans
 from syncer.sync.intents import Delete, Pair, Wait
@@ -20,6 +21,7 @@ from syncer.sync.ledger import Ledger, State
 from syncer.translate.metadata import recorded_uid
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Iterable, Mapping
 
     from syncer.kube.client import Client
@@ -32,8 +34,6 @@ log = structlog.get_logger("syncer.sync")
 
 _LOOK_AGAIN = 60.0
 """Seconds after which a pair that is held is decided again if nobody wakes it (`Loop.add_held`): there may be thousands."""
-_REFUSAL_QUIET_TRIES = 2
-"""How often a refusal is retried before it becomes an event: admission plugins of a starting cluster refuse for moments."""
 _NORMAL_WORKERS = 4
 """Workers for what the tenant does, so that it goes on while all others wait for a status to be taken."""
 _STALE_QUIET_TRIES = 5
@@ -56,7 +56,8 @@ class Observer(Protocol):
 class Loop:
     """Brings every pair of `spec` in sync, again and again.
 
-    `clock` is monotonic seconds, `wall` epoch seconds. `wait_for(ref, loop, key)` subscribes a key to a Ref's next change.
+    `clock` is monotonic seconds, `wall` epoch seconds. `subscribe(refs, loop, key)` has a key decided at the next change of any of
+    these, `unsubscribe` no longer.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Loop:
         clock: Callable[[], float],
         wall: Callable[[], float],
         subscribe: Callable[[Iterable[Ref], Loop, Key], None],
+        unsubscribe: Callable[[Iterable[Ref], Loop, Key], None],
     ) -> None:
         self.spec = spec
         self.places = [(watch.side, watch.resource) for watch in spec.watches]
@@ -84,8 +86,10 @@ class Loop:
         self._clock = clock
         self._wall = wall
         self._subscribe = subscribe
+        self._unsubscribe = unsubscribe
+        self._complaints = Complaints(spec, caches, executor, visit=self.queue.add_after, quiet=self._quieten, clock=clock, wall=wall)
         self._changed_at: dict[Key, float] = {}
-        self._waiting_since: dict[Key, float] = {}
+        self._waiting: dict[Key, tuple[float, frozenset[Ref]]] = {}
         self._quiet: Key | None = None
         self._counting = asyncio.Lock()
         self._orphans: dict[Side, tuple[float, Orphans]] = {}
@@ -94,6 +98,7 @@ class Loop:
         """Have a pair decided; a change to it was seen now."""
         if key == self._quiet:
             return
+        self._complaints.changed(key)
         if priority is not Priority.LOW:
             self._changed_at.setdefault(key, self._clock())
         self.queue.add(key, priority)
@@ -106,6 +111,10 @@ class Loop:
     def has(self, *states: State) -> bool:
         """Whether a pair stands there."""
         return any(self._ledger.keys(self.spec.name, state) for state in states)
+
+    def refusals(self) -> Counter[str]:
+        """How many pairs are refused, by cause."""
+        return self._complaints.causes()
 
     def add_held(self) -> None:
         """Have what is held decided again: a person, or time, has changed what holds it."""
@@ -126,8 +135,11 @@ class Loop:
             host = view.get(*ref)
             if host is not None and self.spec.virtual_key(host, view) != key:
                 host = None
-        since = self._waiting_since.get(key)
-        return Pair(key, virtual, host, 0.0 if since is None else self._clock() - since)
+        waiting = self._waiting.get(key)
+        return Pair(key, virtual, host, 0.0 if waiting is None else self._clock() - waiting[0])
+
+    def _pair_now(self, key: Key) -> Pair:
+        return self.pair(key, self._caches.view())
 
     def _quieten(self, key: Key, on: bool) -> None:
         self._quiet = key if on else None
@@ -142,6 +154,8 @@ class Loop:
     async def _sorted_round(self, key: Key) -> str:
         """One round; every expected failure ends in the queue and the ledger. Returns the outcome's name."""
         try:
+            if await self._complaints.is_pending(key, partial(self._pair_now, key)):
+                return "pending"
             return await self._round(key)
         except Stale as error:
             tries = self.queue.failures(key)
@@ -151,7 +165,9 @@ class Loop:
                 self._put(key, State.RETRYING, str(error), delay)
             return "stale"
         except Refused as error:
-            self._refused(key, error)
+            self.queue.forget(key)
+            again = await self._complaints.refused(key, error, partial(self._pair_now, key))
+            self._put(key, State.REFUSED, error.internal, again, cause=error.reason)
             return "refused"
         except Held as error:
             self._put(key, State.HELD, str(error), _LOOK_AGAIN)
@@ -174,15 +190,18 @@ class Loop:
     async def _round(self, key: Key) -> str:
         await self._hydrate(key)
         view = self._caches.view()
-        intents = self.spec.decide(self.pair(key, view), view)
+        pair = self.pair(key, view)
+        intents = self.spec.decide(pair, view)
         outcome = await self._executor.carry_out(Subject(self.spec, key, self._count_orphans, partial(self._quieten, key)), intents)
         self.queue.forget(key)
+        written, settled = bool(outcome.writes), not outcome.waits
+        await self._complaints.accepted(key, pair.virtual, written=written, settled=settled)
         if outcome.again is not None:
             self.queue.add_after(key, outcome.again)
         if outcome.waits:
             self._wait(key, outcome.waits)
             return "waiting"
-        self._waiting_since.pop(key, None)
+        self._wait_no_more(key)
         row = self._ledger.clear(self.spec.name, key)
         if row is not None and row.state is not State.WAITING:
             log.info("pair.recovered", resource=self.spec.name, key=str(key), state=row.state, after=round(self._wall() - row.since, 1))
@@ -213,26 +232,24 @@ class Loop:
 
     def _wait(self, key: Key, waits: list[Wait]) -> None:
         now = self._clock()
-        since = self._waiting_since.setdefault(key, now)
+        since, before = self._waiting.get(key, (now, frozenset()))
+        refs = frozenset(ref for wait in waits for ref in wait.on)
+        self._unsubscribe(before - refs, self, key)
+        self._waiting[key] = since, refs
         limits = [wait.at_most for wait in waits if wait.at_most is not None]
         again = max(0.0, min(limits) - (now - since)) if limits else None
         if again is not None:
             self.queue.add_after(key, again)
-        self._subscribe((ref for wait in waits for ref in wait.on), self, key)
+        self._subscribe(refs, self, key)
         self._put(key, State.WAITING, "; ".join(wait.reason for wait in waits), again)
 
-    def _refused(self, key: Key, error: Refused) -> None:
-        tries = self.queue.failures(key)
-        delay = self.queue.retry(key)
-        self._put(key, State.REFUSED, str(error), delay)
-        if tries == _REFUSAL_QUIET_TRIES:
-            log.warning("host.refused", resource=self.spec.name, key=str(key), reason=error.reason, message=str(error))
-        if tries >= _REFUSAL_QUIET_TRIES and (ref := self.spec.virtual_ref(key)) is not None:
-            self._executor.warn(ref, error.reason, f"{error} (tried again automatically)")
+    def _wait_no_more(self, key: Key) -> None:
+        if (waiting := self._waiting.pop(key, None)) is not None:
+            self._unsubscribe(waiting[1], self, key)
 
-    def _put(self, key: Key, state: State, reason: str, delay: float | None) -> bool:
+    def _put(self, key: Key, state: State, reason: str, delay: float | None, *, cause: str = "") -> bool:
         now = self._wall()
-        return self._ledger.put(self.spec.name, key, state, reason, now=now, next_try=None if delay is None else now + delay)
+        return self._ledger.put(self.spec.name, key, state, reason, cause=cause, now=now, next_try=None if delay is None else now + delay)
 
     def _bug(self, key: Key, error: BaseException) -> None:
         """What no rule expects is a bug: say all about it, and keep the other pairs going."""
