@@ -30,7 +30,7 @@ test: setup  ## every tier of tests: lint, types, contracts, unit, API servers, 
 	@$(UV) run python -m e2e.tiers
 
 test-long: setup  ## the tests that take longer than anybody waits for
-	@$(UV) run python -m e2e.tiers long
+	@$(UV) run python -m e2e.tiers long virtual-older host-older
 
 bench: setup  ## measure, on simulated nodes
 	@$(UV) run python -m bench.run

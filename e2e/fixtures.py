@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Unpack
 import pytest
 
 from e2e.kubernetes import binaries
+from e2e.kubernetes.catalogue import kubernetes_version
 from e2e.lab import kwok, node, nodes
 from e2e.lab.host import HostCluster
 from e2e.lab.state import Lab, all_labs
@@ -37,6 +38,7 @@ _NODE_BINARIES = (
     "coredns",
     "agnhost",
 )
+_VIRTUAL_BINARIES = ("kine", "kube-apiserver", "kube-controller-manager")
 _BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
 
 
@@ -61,9 +63,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     if any(item.get_closest_marker("apiserver") or item.get_closest_marker("node") for item in session.items):
-        binaries.ensure(*_BINARIES)
+        binaries.ensure(*_BINARIES, version=kubernetes_version(side="HOST"))
+        binaries.ensure(*_VIRTUAL_BINARIES, version=kubernetes_version(side="VIRTUAL"))
     if node.why_not() is None and any(item.get_closest_marker("node") for item in session.items):
-        binaries.ensure(*_NODE_BINARIES)
+        binaries.ensure(*_NODE_BINARIES, version=kubernetes_version(side="HOST"))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from e2e.daemon import Daemon
     from e2e.tenants import StartTenant
 
-pytestmark = [pytest.mark.node, pytest.mark.usefixtures("real_node")]
+pytestmark = [pytest.mark.node, pytest.mark.guestbook, pytest.mark.usefixtures("real_node")]
 
 NAMES = ("blue", "green")
 HOST_NAMESPACE = "tenants"

@@ -6,6 +6,7 @@ The last line is `N passed, N failed, N skipped`, summed over the tests of all t
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).parents[1]
 _TOOLS = Path(sys.executable).parent
@@ -32,6 +33,7 @@ class Tier:
     name: str
     commands: Sequence[Sequence[str]] = ()
     pytest: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,7 +60,14 @@ TIERS = (
     Tier("apiserver", pytest=["tests", "e2e", "-m", "apiserver and not long"]),
     Tier("node", pytest=["tests", "e2e", "-m", "node and not long"]),
 )
-LONG = (Tier("long", pytest=["tests", "e2e", "-m", "long"]),)
+_OLDER = "1.34.4"
+_SKEWED = ["e2e", "-m", "(apiserver and not long) or guestbook"]
+LONG = (
+    Tier("long", pytest=["tests", "e2e", "-m", "long"]),
+    Tier("virtual-older", pytest=_SKEWED, environment={"VIRTUAL_KUBERNETES_VERSION": _OLDER}),
+    Tier("host-older", pytest=_SKEWED, environment={"HOST_KUBERNETES_VERSION": _OLDER}),
+)
+"""What takes long: tests that do, and all that is about two Kubernetes versions at once."""
 
 
 def main() -> int:
@@ -82,16 +91,16 @@ def run(tier: Tier) -> Outcome:
         if subprocess.run([_TOOLS / program, *arguments], cwd=ROOT, check=False).returncode:
             outcome.broken.append(" ".join([program, *arguments]))
     if tier.pytest:
-        _run_pytest(tier.pytest, outcome)
+        _run_pytest(tier, outcome)
     outcome.seconds = time.monotonic() - start
     return outcome
 
 
-def _run_pytest(arguments: Sequence[str], outcome: Outcome) -> None:
+def _run_pytest(tier: Tier, outcome: Outcome) -> None:
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
-        command = [sys.executable, "-m", "pytest", "--quiet", "--durations=10", "--durations-min=1", f"--junitxml={results}", *arguments]
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        command = [sys.executable, "-m", "pytest", "--quiet", "--durations=10", "--durations-min=1", f"--junitxml={results}", *tier.pytest]
+        code = subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, **tier.environment}).returncode
         for case in ET.parse(results).iter("testcase") if results.exists() else ():
             skipped = case.find("skipped")
             if case.find("failure") is not None or case.find("error") is not None:

@@ -11,7 +11,7 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from e2e.errors import LabError
 
@@ -186,9 +186,11 @@ def folder_of(binary: str) -> Folder:
     raise LabError(f"no binary called {binary!r}; there are {known}")
 
 
-def kubernetes_version(version: str | None = None) -> str:
-    """The Kubernetes version to use, e.g. v1.36.3: `version`, else KUBERNETES_VERSION, else the checked-in one."""
-    wanted = version or os.environ.get("KUBERNETES_VERSION") or FOLDERS[0].checked_in_version
+def kubernetes_version(version: str | None = None, *, side: Literal["", "HOST", "VIRTUAL"] = "") -> str:
+    """The Kubernetes version to use, e.g. v1.36.3: `version`, else what HOST_KUBERNETES_VERSION or VIRTUAL_KUBERNETES_VERSION say of that
+    side, else KUBERNETES_VERSION, else the checked-in one."""
+    named = os.environ.get(f"{side}_KUBERNETES_VERSION") if side else None
+    wanted = version or named or os.environ.get("KUBERNETES_VERSION") or FOLDERS[0].checked_in_version
     if not re.fullmatch(r"v?\d+\.\d+\.\d+", wanted):
         raise LabError(f"Kubernetes version {wanted!r}: write it with all three numbers, e.g. KUBERNETES_VERSION=1.35.4")
     return f"v{wanted.removeprefix('v')}"

@@ -29,7 +29,9 @@ class HostCluster(ControlPlane):
         Where this machine can have a node, all that the lab starts is fenced from here on. Without a `scheduler` pods stay pending until
         something else binds them. What is not said stays as it was at the first start.
         """
-        had = self.settings if self.exists else Settings(kubernetes_version(version), HOST_SERVICE_RANGE, "etcd", scheduler=True)
+        had = (
+            self.settings if self.exists else Settings(kubernetes_version(version, side="HOST"), HOST_SERVICE_RANGE, "etcd", scheduler=True)
+        )
         self.lab.create()
         self.save(
             replace(

@@ -42,8 +42,8 @@ def virtual_clusters(lab: Lab) -> list[VirtualCluster]:
 class VirtualOptions(TypedDict, total=False):
     """How to start a virtual cluster; None is the same as leaving it out.
 
-    Defaults: `namespace` of the host `vcluster-<name>`, `datastore` kine, Kubernetes `version` that of KUBERNETES_VERSION, `service_range`
-    10.97.0.0/16.
+    Defaults: `namespace` of the host `vcluster-<name>`, `datastore` kine, Kubernetes `version` that of VIRTUAL_KUBERNETES_VERSION or
+    KUBERNETES_VERSION, `service_range` 10.97.0.0/16.
     """
 
     namespace: str | None
@@ -84,7 +84,8 @@ class VirtualCluster(ControlPlane):
         if not self.host.running():
             raise LabError(f"the host cluster of lab {self.lab.name!r} is not running: python -m e2e.lab --lab {self.lab.name} up")
         version = options.get("version")
-        had = self.settings if self.exists else Settings(kubernetes_version(version), VIRTUAL_SERVICE_RANGE, "kine", scheduler=False)
+        first = kubernetes_version(version, side="VIRTUAL")
+        had = self.settings if self.exists else Settings(first, VIRTUAL_SERVICE_RANGE, "kine", scheduler=False)
         self.save(
             replace(
                 had,
