@@ -6,9 +6,12 @@ from collections.abc import Collection
 
 from syncer.resources import (
     configmaps,
+    endpoints,
+    endpointslices,
     events,
     ingressclasses,
     ingresses,
+    kubernetes_endpoints,
     kubernetes_service,
     nodes,
     persistentvolumeclaims,
@@ -26,6 +29,9 @@ ALL: tuple[SyncSpec, ...] = (
     tokens.SPEC,
     services.SPEC,
     kubernetes_service.SPEC,
+    kubernetes_endpoints.SPEC,
+    endpoints.SPEC,
+    endpointslices.SPEC,
     configmaps.SPEC,
     secrets.SPEC,
     persistentvolumeclaims.SPEC,

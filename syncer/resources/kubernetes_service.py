@@ -1,34 +1,32 @@
 """`default/kubernetes`, the virtual API server's own Service: its address must be one that pods on the host can reach.
 
 The virtual API server gives it the first address of its own range, which on the host is nobody's or somebody else's. It
-gets the address of the host Service in front of the virtual API server instead. An address cannot be changed, so
-the Service is deleted and made anew; the API server accepts any existing one, and would make it again itself if we were
-interrupted. Deleting it takes its Endpoints along; API servers that maintain them write them again within seconds. Where none does
-(`--endpoint-reconciler-type=none`) we make them, which point to the same address, and the EndpointSlice is
-mirrored from them by the virtual cluster. Endpoints that no longer say what we wrote are somebody else's, and left alone.
+gets the address of the host Service in front of the virtual API server instead, as any Service is readdressed (see
+translate.services); the API server accepts that, and would mend it itself if we were interrupted. Before Kubernetes 1.33 an
+API server takes addresses only of the range that it was started with. Whether the host's is in there, --service-cidr
+tells; without it the Service is left as it is, since it could not be put right, and would be broken by trying.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
-from syncer.kube.types import ENDPOINTS, SERVICES, Key, Obj, Ref, Side, annotations_of, is_deleting, key_of, uid_of
-from syncer.naming import DOMAIN
-from syncer.sync.intents import Create, Delete, Intent, Pair, Patch, Wait
+from syncer.kube.types import SERVICES, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
+from syncer.sync.intents import Create, Intent, Pair, Patch, Wait
 from syncer.sync.spec import Right, SyncSpec, Wake, Watch
-from syncer.sync.view import View
-
-KUBERNETES = Key("default", "kubernetes")
-WRITTEN_ADDRESS = DOMAIN + "/address"
-"""Annotation of the Endpoints that we made: the address that we last wrote into them."""
+from syncer.sync.view import Policy, View
+from syncer.translate.services import KUBERNETES, ON_ITS_WAY, is_external_name
 
 _LABELS = {"component": "apiserver", "provider": "kubernetes"}
 _PORTS: list[Obj] = [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 443}]
+_WITH_SERVICE_CIDRS = (1, 33)
 
 
 def decide(pair: Pair, view: View) -> list[Intent]:
-    """What the Service and its Endpoints need now. `pair.virtual` is the Service; there is no host object of its own."""
+    """What the Service needs now; there is no host object of its own."""
     if pair.key != KUBERNETES:
         return []
     host_key = Key(view.names.host_namespace, view.policy.service_name)
@@ -37,49 +35,39 @@ def decide(pair: Pair, view: View) -> list[Intent]:
     if address == "None":
         reason = f"the host Service {host_key.name} in front of the virtual API server has no cluster address yet"
         return [Wait(on=(Ref(Side.HOST, SERVICES, host_key),), reason=reason)]
-    return _service(pair.virtual, address) + _endpoints(view.get(Side.VIRTUAL, ENDPOINTS, KUBERNETES), address)
-
-
-def _service(service: Obj | None, address: str) -> list[Intent]:
+    service = pair.virtual
+    if service is not None and service["spec"].get("clusterIP") == address:
+        return []
+    if not _accepts(view.policy, address):
+        reason = (
+            "this Kubernetes takes addresses only of the range that it was started with; start it with the host's range as "
+            "--service-cluster-ip-range, and give that to the syncer as --service-cidr"
+        )
+        return [Wait(on=(), reason=reason)]
     if service is None:
-        return [Create(Side.VIRTUAL, SERVICES, _body({}, address))]
+        return [Create(Side.VIRTUAL, SERVICES, _body(address))]
     if is_deleting(service):
         return [Wait(on=(Ref(Side.VIRTUAL, SERVICES, KUBERNETES),), reason="the old Service default/kubernetes has to go first")]
-    if service["spec"].get("clusterIP") == address:
-        return []
-    why = "made anew with the address of the host Service in front of the virtual API server"
-    return [Delete(Side.VIRTUAL, SERVICES, KUBERNETES, uid_of(service), why), Create(Side.VIRTUAL, SERVICES, _body(service, address))]
+    release = Patch(Side.VIRTUAL, SERVICES, KUBERNETES, uid_of(service), {"spec": {"type": "ExternalName", "externalName": ON_ITS_WAY}})
+    back = Patch(Side.VIRTUAL, SERVICES, KUBERNETES, uid_of(service), {"spec": {**_addressed(address), "externalName": None}})
+    return [back] if is_external_name(service) else [release, back]
 
 
-def _body(service: Mapping[str, Any], address: str) -> Obj:
-    """The Service with that address, and with the ports that the API server gave it (it insists on them)."""
-    ports = (service.get("spec") or {}).get("ports") or _PORTS
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": KUBERNETES.name, "namespace": KUBERNETES.namespace, "labels": _LABELS},
-        "spec": {"type": "ClusterIP", "clusterIP": address, "ports": ports, "sessionAffinity": "None"},
-    }
+def _accepts(policy: Policy, address: str) -> bool:
+    """Whether the virtual API server can be expected to take that address; the syncer gives newer ones a ServiceCIDR at start."""
+    version = re.match(r"v(\d+)\.(\d+)", policy.virtual_version)
+    if version is None or (int(version[1]), int(version[2])) >= _WITH_SERVICE_CIDRS:
+        return True
+    return any(ip_address(address) in ip_network(cidr, strict=False) for cidr in policy.service_cidr)
 
 
-def _endpoints(endpoints: Obj | None, address: str) -> list[Intent]:
-    annotations, subsets = {WRITTEN_ADDRESS: address}, _subsets(address)
-    if endpoints is None:
-        metadata = {"name": KUBERNETES.name, "namespace": KUBERNETES.namespace, "annotations": annotations}
-        return [Create(Side.VIRTUAL, ENDPOINTS, {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets})]
-    before = annotations_of(endpoints).get(WRITTEN_ADDRESS)
-    if is_deleting(endpoints) or before in (None, address) or endpoints.get("subsets") != _subsets(str(before)):
-        return []
-    body = {"metadata": {"annotations": annotations}, "subsets": subsets}
-    return [Patch(Side.VIRTUAL, ENDPOINTS, KUBERNETES, uid_of(endpoints), body)]
+def _body(address: str) -> Obj:
+    metadata = {"name": KUBERNETES.name, "namespace": KUBERNETES.namespace, "labels": _LABELS}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {**_addressed(address), "ports": _PORTS}}
 
 
-def _subsets(address: str) -> list[Obj]:
-    return [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}]
-
-
-def _only_kubernetes(endpoints: Obj, _view: View) -> Obj | None:
-    return endpoints if key_of(endpoints) == KUBERNETES else None
+def _addressed(address: str) -> Mapping[str, Any]:
+    return {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address]}
 
 
 def _when_in_front(host: Obj, view: View) -> list[Key]:
@@ -92,13 +80,12 @@ SPEC = SyncSpec(
     kind=SERVICES,
     watches=(
         Watch(side=Side.VIRTUAL, resource=SERVICES),
-        Watch(side=Side.VIRTUAL, resource=ENDPOINTS, slim=_only_kubernetes),
         Watch(side=Side.HOST, resource=SERVICES),
     ),
     decide=decide,
     virtual_ref=lambda key: Ref(Side.VIRTUAL, SERVICES, key),
     host_ref=lambda _names, _key: None,
     virtual_key=lambda _host, _view: None,
-    wakes=(Wake(Side.HOST, SERVICES, _when_in_front), Wake(Side.VIRTUAL, ENDPOINTS, lambda endpoints, _view: [key_of(endpoints)])),
+    wakes=(Wake(Side.HOST, SERVICES, _when_in_front),),
     host_rights=(Right(group="", resource="services", verbs=("get", "list", "watch")),),
 )

@@ -33,9 +33,8 @@ KUBERNETES = Key("default", "kubernetes")
 """The virtual API server's own Service, and its Endpoints; never copied."""
 LANDING_SECONDS = 60.0
 """A create or an update that has not landed after that long never will: API servers give up on a request earlier."""
-
-_ON_ITS_WAY = "readdressing.invalid"
-"""`externalName` meanwhile; a name that no resolver ever finds (RFC 6761)."""
+ON_ITS_WAY = "readdressing.invalid"
+"""`externalName` of a Service that is being readdressed; a name that no resolver ever finds (RFC 6761)."""
 
 _ADDRESSES = ("clusterIP", "clusterIPs")
 _FAMILIES = ("ipFamilies", "ipFamilyPolicy")
@@ -269,7 +268,7 @@ def status_changes(names: Names, virtual: Obj, host: Obj) -> Obj:
 def release_patch(virtual: Obj) -> Obj:
     """The merge patch by which a virtual Service gives its address up, remembering what it was."""
     note = json.dumps(_spec(virtual), sort_keys=True, separators=(",", ":"))
-    spec = {"type": "ExternalName", "externalName": _ON_ITS_WAY, "loadBalancerSourceRanges": None}
+    spec = {"type": "ExternalName", "externalName": ON_ITS_WAY, "loadBalancerSourceRanges": None}
     return {"metadata": {"annotations": {READDRESSING: note}}, "spec": spec}
 
 
@@ -282,7 +281,7 @@ def return_patch(virtual: Obj, host: Obj) -> Obj:
 
 def before_release(virtual: Obj) -> Obj | None:
     """A virtual Service as it was before it gave its address up; None if it did not."""
-    if not is_external_name(virtual) or _spec(virtual).get("externalName") != _ON_ITS_WAY:
+    if not is_external_name(virtual) or _spec(virtual).get("externalName") != ON_ITS_WAY:
         return None
     try:
         spec = json.loads(annotations_of(virtual).get(READDRESSING) or "null")
