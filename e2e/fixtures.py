@@ -37,6 +37,7 @@ _NODE_BINARIES = (
     "portmap",
     "coredns",
     "agnhost",
+    "traefik",
 )
 _VIRTUAL_BINARIES = ("kine", "kube-apiserver", "kube-controller-manager")
 _BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
