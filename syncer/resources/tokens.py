@@ -2,8 +2,8 @@
 
 The host pod mounts the Secret in place of its projected tokens. Both are made side by side, so that the kubelet finds the
 Secret when it first looks; waiting for the host pod, to have it own the Secret, would cost each pod a failed mount. Tokens
-are renewed at 80 % of their life, by the timetable that an annotation of the Secret keeps, so a restart of the syncer
-renews nothing early. A finished pod's tokens run out. All tokens of a pod are renewed together.
+are renewed at 80 % of their life, at the latest after a day, by the timetable that an annotation of the Secret keeps, so a restart
+of the syncer renews nothing early. A finished pod's tokens run out. All tokens of a pod are renewed together.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def decide(pair: Pair, view: View) -> list[Intent]:
         return [*_delete(secret, "the tokens are those of a pod that is gone", unexplained=True), _until_gone(secret)]
     if is_deleting(pod) and not _runs(pair.key, pod, view):
         return _delete(secret, "the host pod is gone")
-    return _minted(pair.key, pod, secret, sources, token_secret(view.names, view.policy.owner, pod), view.now)
+    return _minted(pair.key, pod, secret, sources, view)
 
 
 def _runs(key: Key, pod: Obj, view: View) -> bool:
@@ -40,14 +40,15 @@ def _runs(key: Key, pod: Obj, view: View) -> bool:
     return host_pod is not None and virtual_key(view.names, PODS, host_pod) == key and recorded_uid(host_pod) == uid_of(pod)
 
 
-def _minted(key: Key, pod: Obj, secret: Obj | None, sources: tuple[TokenSource, ...], wanted: Obj, now: float) -> list[Intent]:
-    times = renewal_times(secret) if secret is not None else {}
+def _minted(key: Key, pod: Obj, secret: Obj | None, sources: tuple[TokenSource, ...], view: View) -> list[Intent]:
+    times = renewal_times(secret, view.now) if secret is not None else {}
     due = min(times.get(source.data_key, 0.0) for source in sources)
-    if due > now:
-        return [Again(after=due - now)]
+    if due > view.now:
+        return [Again(after=due - view.now)]
     if secret is None and is_deleting(pod):
         return []
     account = (pod.get("spec") or {}).get("serviceAccountName") or "default"
+    wanted = token_secret(view.names, view.policy.owner, pod)
     return [MintToken(key, uid_of(pod), account, sources, wanted, uid_of(secret) if secret is not None else "")]
 
 

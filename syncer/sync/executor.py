@@ -9,7 +9,6 @@ from __future__ import annotations
 from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from syncer.errors import AlreadyExists, ApiError, Conflict, Forbidden, Held, Invalid, NotFound, Refused, Stale
@@ -70,14 +69,14 @@ class Executor:
         self._recorder = recorder
 
     async def carry_out(self, subject: Subject, intents: Sequence[Intent]) -> Outcome:
-        """All intents in order, up to the first that fails; only further patches, which stand for themselves, follow one that is refused.
+        """All intents in order, up to the first that fails; only further patches that stand for themselves follow one that is refused.
 
         Raises Stale, Refused, Held, FenceClosed, ApiError or a network error; what was done before stays done.
         """
         outcome = Outcome()
         refused: Refused | None = None
         for intent in intents:
-            if refused is not None and not isinstance(intent, Patch | Warn):
+            if refused is not None and (not isinstance(intent, Patch | Warn) or (isinstance(intent, Patch) and intent.follows)):
                 break
             match intent:
                 case Wait():
@@ -293,10 +292,10 @@ class Executor:
                 )
             except (NotFound, Conflict) as error:
                 raise Stale(str(error)) from None  # the pod or its service account is being replaced
-            status = answer["status"]
-            expires = int(datetime.fromisoformat(status["expirationTimestamp"]).timestamp())
-            data[source.data_key] = b64encode(status["token"].encode()).decode()
-            expiry[source.data_key] = [int(self._caches.view().now), expires]
+            data[source.data_key] = b64encode(answer["status"]["token"].encode()).decode()
+            # The life that was granted, by our own clock: the API server's may differ by more than a short token's life.
+            issued = int(self._caches.view().now)
+            expiry[source.data_key] = [issued, issued + int(answer["spec"]["expirationSeconds"])]
         annotation = {TOKEN_EXPIRY: codec.dumps(expiry).decode()}
         if not intent.secret_uid:
             metadata = intent.secret["metadata"]

@@ -41,6 +41,8 @@ class Patch:
     subresource: Literal["", "status", "ephemeralcontainers", "resize"] = ""
     strategy: Literal["merge", "strategic"] = "merge"
     lane: Lane = Lane.SPEC
+    follows: bool = False
+    """Records what was written before it: not sent when any of that was refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,11 @@ KIND = "/v1, Kind=PodToken"
 
 _RENEWED_AT = 0.8
 """Part of a token's life after which it is renewed, as kubelets do."""
+_RENEWED_AFTER = 24 * 3600
+"""Seconds after which any token is renewed, as kubelets do (pkg/kubelet/token, maxTTL): so those of a service account that was made anew
+are good again within a day."""
+_CLOCKS_APART = 60
+"""Seconds by which the clocks of two machines may well differ: the tokens were minted by another replica."""
 
 
 def token_secret_key(names: Names, pod: Key) -> Key:
@@ -75,10 +80,17 @@ def token_pod(names: Names, secret: Obj) -> Key | None:
     return key if ours and token_secret_key(names, key) == key_of(secret) else None
 
 
-def renewal_times(secret: Obj) -> Mapping[str, float]:
-    """When each token in the Secret is to be renewed, in epoch seconds, by data key. Unreadable entries are left out."""
+def renewal_times(secret: Obj, now: float) -> Mapping[str, float]:
+    """When each token in the Secret is to be renewed, in epoch seconds, by data key.
+
+    Left out are unreadable entries, and those from the future: the clock was put back, and nobody knows how old they are.
+    """
     try:
         entries: Any = json.loads(annotations_of(secret).get(TOKEN_EXPIRY) or "{}")
-        return {str(key): issued + _RENEWED_AT * (expires - issued) for key, (issued, expires) in entries.items()}
+        return {
+            str(key): issued + min(_RENEWED_AT * (expires - issued), _RENEWED_AFTER)
+            for key, (issued, expires) in entries.items()
+            if issued <= now + _CLOCKS_APART
+        }
     except (ValueError, TypeError, AttributeError):
         return {}

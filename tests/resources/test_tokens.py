@@ -68,6 +68,9 @@ RULES: list[tuple[str, Obj | None, Obj | None, Obj | None, list[str]]] = [
     ("the earliest counts", {}, apply(FRESH, {"metadata": {"annotations": {TOKEN_EXPIRY: json.dumps({
         "api.token": [int(NOW), int(NOW) + 600], "vault.t": [int(NOW), int(NOW) + 3600]})}}}), {}, ["again 480"]),
     ("at 80 %: renewed", {}, expiry(NOW - 2880, NOW + 720), {}, [RENEW]),
+    ("of a long life: until a day is over", {}, expiry(NOW, NOW + 30 * 86400), {}, ["again 86400"]),
+    ("the clock was put back", {}, expiry(NOW + 7200, NOW + 10800), {}, [RENEW]),
+    ("another replica's clock is a little ahead", {}, expiry(NOW + 30, NOW + 3630), {}, ["again 2910"]),
     ("run out while nobody looked", {}, expiry(NOW - 9000, NOW - 5400), {}, [RENEW]),
     ("one is missing", {}, expiry(NOW, NOW + 3600, "api.token"), {}, [RENEW]),
     ("unreadable timetable", {}, {"metadata": {"annotations": {TOKEN_EXPIRY: "{"}}}, {}, [RENEW]),
@@ -150,7 +153,7 @@ class TestSecret:
 
     @pytest.mark.parametrize("text", ["", "[]", "null", "1", '{"a": [1]}', '{"a": ["x", 2]}', "{"])
     def test_unreadable_timetables(self, text: str) -> None:
-        assert renewal_times({"metadata": {"annotations": {TOKEN_EXPIRY: text}}}) == {}
+        assert renewal_times({"metadata": {"annotations": {TOKEN_EXPIRY: text}}}, NOW) == {}
 
 
 PARTS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", fullmatch=True) | st.sampled_from(["a", "a-x-b", "b-x-c", "web-token", "x"])

@@ -11,7 +11,7 @@ from structlog.typing import EventDict
 from syncer.kube.types import PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Side, uid_of
 from syncer.translate.token_secret import token_secret_key
 from tests.fakes.requests import on
-from tests.sync.harness import NAMES, World, clock, named, pod, running
+from tests.sync.harness import NAMES, World, clock, named, pod, running, wall
 
 pytestmark = pytest.mark.looptime
 
@@ -144,3 +144,25 @@ async def test_a_finished_pods_tokens_run_out() -> None:
         await asyncio.sleep(2 * LIFE)
         assert len(minted(world)) == 1
         assert world.journal.find("delete", SECRETS, side=Side.HOST) == []
+
+
+async def test_clocks_that_differ_by_more_than_a_tokens_life() -> None:
+    async with running() as world:
+        world.virtual.registry.now = lambda: wall() - 3 * LIFE
+        began = clock()
+        world.virtual.create(with_token())
+        await asyncio.sleep(2 * LIFE)
+        assert [at - began for at in minted(world)] == pytest.approx([0, RENEWED, 2 * RENEWED], abs=3)
+
+
+async def test_a_secret_that_somebody_deletes_on_the_host_is_back_at_once() -> None:
+    async with running() as world:
+        world.virtual.create(with_token())
+        await world.settle_running()
+        first = kept(world)
+        assert first is not None
+        world.host.remove(SECRETS, token_secret_key(NAMES, Key("default", "web")))
+        await world.settle()
+        second = kept(world)
+        assert second is not None
+        assert second["data"] != first["data"]

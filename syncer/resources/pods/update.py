@@ -54,7 +54,7 @@ def down(virtual: Obj, host: Obj, view: View) -> Down:
     spec_applied = not changes
     record = resize_record(virtual, host)
     if record and not (resize and _right("resize") in view.policy.lacking):
-        changes.append(Patch(Side.HOST, PODS, key, uid, record))
+        changes.append(Patch(Side.HOST, PODS, key, uid, record, follows=True))
     return Down([*intents, *changes], spec_applied)
 
 
