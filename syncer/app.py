@@ -232,15 +232,21 @@ class App:
             told = extent.waits
             await asyncio.sleep(_TRY_AGAIN)
         self._starting = "starting"
+        unwanted = resources.unwanted(self._wanted)
         for row in extent.rows:
-            tell = log.warning if row.why and not row.on else log.info
+            tell = log.info if row.on or row.name in unwanted else log.warning
             tell("extent.row", loop=row.name, on=row.on, **({"why": row.why} if row.why else {}))
         return extent
 
     async def _ask_extent(self, host: Client) -> Extent:
         settings = self._settings
         return await ask_extent(
-            host, settings.target_namespace, self._wanted, election=settings.leader_elect, named=frozenset(settings.sync)
+            host,
+            settings.target_namespace,
+            self._wanted,
+            election=settings.leader_elect,
+            named=frozenset(settings.sync),
+            unwanted=resources.unwanted(self._wanted),
         )
 
     async def _open_fence(self, clients: Mapping[Side, Client], recorder: Recorder) -> Fence:

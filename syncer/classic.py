@@ -24,6 +24,9 @@ RESOURCES = frozenset(
 )  # fmt: skip
 """What --sync could name there. Switching one of them off that is never on here is no mistake."""
 
+COVERED = {"fake-persistentvolumes": "persistentvolumeclaims"}
+"""Words that are on by default there, and here a part of another."""
+
 
 class Given(NamedTuple):
     """Where a flag's value comes from (`--flag` or `VARIABLE`, for messages), and every value given, none of them empty."""
@@ -59,7 +62,8 @@ _NODES = "virtual nodes are made up unless --sync=nodes shows the host's"
 _NO_NODE_CHANGES = "what a tenant changes on a virtual node never reaches the host's"
 _NO_SCHEDULER = "the host's scheduler places all pods"
 _NO_KUBELETS = "virtual nodes have no kubelet address yet, so nothing asks them for logs, exec or statistics"
-_NO_VOLUMES = "persistent volumes and their claims are not synced yet"
+_VOLUMES = "volumes of claims are shown as the host has them where it lets us read them, and are made up from the claims elsewhere"
+_PRIORITIES = "a pod's priority class counts on the host if there is one of that name which may be read; a tenant's own stay virtual"
 _NO_HOST_PATHS = "host paths are passed on as they are"
 _NO_SERVICE_MAPS = "services are not mapped between the clusters yet"
 _NO_PSS = "label the host namespace pod-security.kubernetes.io/enforce instead, and the host refuses such pods"
@@ -114,9 +118,9 @@ FLAGS: Mapping[str, Classic] = {
     "plugin-listen-address": Classic(_NO_PLUGINS),
     "disable-plugins": Classic(_NO_PLUGINS, _TRUE),
     "fake-nodes": Classic(_NODES, _TRUE),
-    "fake-persistent-volumes": Classic(_NO_VOLUMES),
-    "enable-storage-classes": Classic("storage classes are not synced yet", _FALSE),
-    "enable-priority-classes": Classic("priority classes are not synced yet", _FALSE),
+    "fake-persistent-volumes": Classic(_VOLUMES, lambda _: True),
+    "enable-storage-classes": Classic("a tenant's storage classes stay virtual; the host's are shown where it lets us read them", _FALSE),
+    "enable-priority-classes": Classic(_PRIORITIES, _FALSE),
     "owning-statefulset": Classic(_OWNER),
     "service-account-key": Classic("the virtual API server signs and checks its tokens itself"),
     "service-namespace": Classic("--service-name is looked for in --target-namespace"),

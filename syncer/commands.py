@@ -43,7 +43,14 @@ async def rights(settings: Settings) -> tuple[str, bool]:
     """What the host allows of what `settings` want, as a table, and whether the syncer could run."""
     specs = resources.chosen(settings.enabled(resources.known()))
     async with Client(await load_cluster(settings.host_kube_config or None), Side.HOST) as host:
-        extent = await ask_extent(host, settings.target_namespace, specs, election=settings.leader_elect, named=frozenset(settings.sync))
+        extent = await ask_extent(
+            host,
+            settings.target_namespace,
+            specs,
+            election=settings.leader_elect,
+            named=frozenset(settings.sync),
+            unwanted=resources.unwanted(specs),
+        )
     return "\n".join([*table(extent), *(f"cannot run: {wait}" for wait in extent.waits)]), not extent.waits
 
 

@@ -108,7 +108,8 @@ class Settings(BaseModel):
             SYNC,
             "[-]RESOURCE,…",
             "switch a resource on, or off with a leading '-'",
-            default="on are: configmaps, events, fake-nodes, pods, secrets, services",
+            default="on are: configmaps, endpoints, events, fake-nodes, hoststorageclasses, ingressclasses, ingresses, "
+            "persistentvolumeclaims, pods, secrets, services",
             many=True,
         ),
     ] = ()
@@ -251,12 +252,13 @@ class Settings(BaseModel):
         if contrary:
             raise ConfigError(f"--sync: {contrary[0]} is switched both on and off; drop one of them")
         wanted |= dict.fromkeys(self.disable_sync_resources, False)
+        enabled = frozenset(name for name, default in known.items() if wanted.get(name, default))
         for name, on in wanted.items():
-            if name in known or (name in classic.RESOURCES and not on):
+            if name in known or (name in classic.RESOURCES and not on) or classic.COVERED.get(name) in enabled:
                 continue
             why = "this version does not sync" if name in classic.RESOURCES else "there is no resource"
             raise ConfigError(f"--sync: {why} {name!r}; it knows {', '.join(sorted(known))}")
-        return frozenset(name for name, default in known.items() if wanted.get(name, default))
+        return enabled
 
 
 def flags() -> dict[str, Flag]:

@@ -138,7 +138,8 @@ class TestRights:
         first, *lines = capsys.readouterr().out.splitlines()
         assert first.split() == ["LOOP", "STATE", "WHY"]
         rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if not line.startswith(" ")}
-        assert set(rows) == {spec.name for spec in ALL if spec.default and not spec.part_of}
+        assert set(rows) == {spec.name for spec in ALL if not spec.part_of}
+        assert rows["nodes"] == ["off", "not asked for (see --sync)"]
         assert rows["configmaps"] == ["on"]
         assert "without priorityclasses.scheduling.k8s.io: ClusterRole lacks" in " ".join(rows["pods"])
 

@@ -235,7 +235,7 @@ class TestSuffix:
 
 
 class TestEnabled:
-    known: ClassVar = {"pods": True, "services": True, "tokens": True, "nodes": False}
+    known: ClassVar = {"pods": True, "services": True, "tokens": True, "nodes": False, "persistentvolumeclaims": False}
 
     @pytest.mark.parametrize(
         ("arguments", "enabled"),
@@ -246,6 +246,7 @@ class TestEnabled:
             (("--disable-sync-resources=pods,services",), {"tokens"}),
             (("--disable-sync-resources=pods", "--sync=-pods"), {"services", "tokens"}),
             (("--sync=-ingresses,-persistentvolumeclaims",), {"pods", "services", "tokens"}),
+            (("--sync=persistentvolumeclaims,fake-persistentvolumes",), {"pods", "services", "tokens", "persistentvolumeclaims"}),
         ],
     )
     def test_choice(self, arguments: tuple[str, ...], enabled: set[str]) -> None:
@@ -254,10 +255,20 @@ class TestEnabled:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--sync=podz",), "--sync: there is no resource 'podz'; it knows nodes, pods, services, tokens"),
-            (("--sync=-podz",), "--sync: there is no resource 'podz'; it knows nodes, pods, services, tokens"),
-            (("--disable-sync-resources=podz",), "--sync: there is no resource 'podz'; it knows nodes, pods, services, tokens"),
-            (("--sync=ingresses",), "--sync: this version does not sync 'ingresses'; it knows nodes, pods, services, tokens"),
+            (("--sync=podz",), "--sync: there is no resource 'podz'; it knows nodes, persistentvolumeclaims, pods, services, tokens"),
+            (("--sync=-podz",), "--sync: there is no resource 'podz'; it knows nodes, persistentvolumeclaims, pods, services, tokens"),
+            (
+                ("--disable-sync-resources=podz",),
+                "--sync: there is no resource 'podz'; it knows nodes, persistentvolumeclaims, pods, services, tokens",
+            ),
+            (
+                ("--sync=ingresses",),
+                "--sync: this version does not sync 'ingresses'; it knows nodes, persistentvolumeclaims, pods, services, tokens",
+            ),
+            (
+                ("--sync=fake-persistentvolumes",),
+                "--sync: this version does not sync 'fake-persistentvolumes'; it knows nodes, persistentvolumeclaims, pods, services, tokens",
+            ),
             (("--sync=pods,-pods",), "--sync: pods is switched both on and off; drop one of them"),
             (("--sync=pods", "--disable-sync-resources=pods"), "--sync: pods is switched both on and off; drop one of them"),
         ],

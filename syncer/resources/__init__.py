@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from syncer.resources import (
     configmaps,
@@ -49,6 +49,11 @@ ALL: tuple[SyncSpec, ...] = (
 def known() -> dict[str, bool]:
     """The words of --sync, with whether each is on without being named."""
     return {spec.name: spec.default for spec in ALL if not spec.part_of}
+
+
+def unwanted(specs: Iterable[SyncSpec]) -> list[str]:
+    """The words of --sync whose loops are not among `specs`."""
+    return sorted(known().keys() - {spec.name for spec in specs})
 
 
 def chosen(enabled: Collection[str]) -> list[SyncSpec]:

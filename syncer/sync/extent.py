@@ -46,15 +46,16 @@ def extent_of(
     lacking: Sequence[Right] = (),
     unserved: frozenset[Resource] = frozenset(),
     named: frozenset[str] = frozenset(),
+    unwanted: Iterable[str] = (),
 ) -> Extent:
     """What of `specs` can run when the host does not grant `lacking` and does not serve `unserved`.
 
     `own` is what the syncer itself cannot do without. Loops that are `named` were asked for by name, and are waited for even
-    if they are dispensable.
+    if they are dispensable. The `unwanted` only have a row.
     """
     missing = {(right.group, right.resource): frozenset(right.verbs) for right in lacking}
     running: list[SyncSpec] = []
-    rows: dict[str, Row] = {}
+    rows = {name: Row(name, on=False, why="not asked for (see --sync)") for name in unwanted}
     waits = [f"the syncer itself: {_not_granted(right, missing)}" for right in own if _lacks(right, missing)]
     for spec in sorted(specs, key=lambda spec: bool(spec.part_of)):
         needs = _needs(spec, missing, unserved)
@@ -74,7 +75,13 @@ def extent_of(
 
 
 async def ask_extent(
-    host: Client, namespace: str, specs: Sequence[SyncSpec], *, election: bool = False, named: frozenset[str] = frozenset()
+    host: Client,
+    namespace: str,
+    specs: Sequence[SyncSpec],
+    *,
+    election: bool = False,
+    named: frozenset[str] = frozenset(),
+    unwanted: Iterable[str] = (),
 ) -> Extent:
     """`extent_of` with the host's own answers. Raises ApiError or a network error."""
     return extent_of(
@@ -83,6 +90,7 @@ async def ask_extent(
         lacking=await ask_lacking(host, namespace, needed_rights(specs, election=election)),
         unserved=await ask_unserved(host, host_resources(specs)),
         named=named,
+        unwanted=unwanted,
     )
 
 
