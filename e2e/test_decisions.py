@@ -11,7 +11,7 @@ from e2e.lab.api import wait_until
 from e2e.lab.state import HOST_SERVICE_RANGE
 from syncer.kube.types import ENDPOINTS, EVENTS, NODES, PODS, SERVICE_CIDRS, SERVICES, Key, Obj, Resource, Side, key_of
 from syncer.naming import Names
-from syncer.resources import configmaps, events, kubernetes_service, nodes, pods, secrets, services
+from syncer.resources import configmaps, events, kubernetes_endpoints, kubernetes_service, nodes, pods, secrets, services
 from syncer.sync.intents import Again, Wait
 from syncer.sync.referenced import FORCE_SYNC
 from syncer.sync.view import Policy
@@ -67,6 +67,7 @@ class TestServices:
     def test_kubernetes_has_the_address_of_the_host_service(self, cluster: Cluster) -> None:
         address = cluster.get(Side.HOST, SERVICES, Key(cluster.names.host_namespace, NAME))["spec"]["clusterIP"]
         assert cluster.get(Side.VIRTUAL, SERVICES, KUBERNETES)["spec"]["clusterIP"] == address
+        assert cluster.settle(kubernetes_endpoints.SPEC, KUBERNETES) == []
         endpoints = cluster.get(Side.VIRTUAL, ENDPOINTS, KUBERNETES)
         assert endpoints["subsets"][0]["addresses"] == [{"ip": address}]
         path = ENDPOINT_SLICES.path("default")
