@@ -19,7 +19,7 @@ from syncer.sync.intents import Again, Bind, Create, Delete, Intent, MintToken, 
 from syncer.sync.recorder import Notice, Recorder
 from syncer.sync.refusals import Cause, refusal_of
 from syncer.translate.messages import host_names_hidden
-from syncer.translate.metadata import TOKEN_EXPIRY, recorded_uid
+from syncer.translate.metadata import TOKEN_EXPIRY, recorded_uid, virtual_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -146,6 +146,8 @@ class Executor:
 
     async def _create(self, subject: Subject, intent: Create) -> None:
         key = key_of(intent.obj)
+        for ref, name in intent.vacant:
+            await self._require_vacant(ref, name)
         try:
             made = await self._create_valid(intent, key.namespace)
         except AlreadyExists as error:
@@ -178,6 +180,20 @@ class Executor:
             with suppress(Invalid):
                 return await client.create(intent.resource, namespace, body, lane=intent.lane)
         return await client.create(intent.resource, namespace, last, lane=intent.lane)
+
+    async def _require_vacant(self, ref: Ref, name: str) -> None:
+        """Ask the API server itself: what is not ours is in no cache."""
+        try:
+            found = await self._clients[ref.side].get(ref.resource, ref.key, metadata_only=True)
+        except NotFound:
+            return
+        if virtual_key(self._caches.names, ref.resource, found) is None:
+            raise Refused(
+                Cause.NAME_TAKEN,
+                f"it refers to the {ref.resource.kind} {name}, which does not exist, and whose name on the host cluster is taken by an object "
+                "that does not belong to this virtual cluster; use another name",
+                group=f"{Cause.NAME_TAKEN} {ref}",
+            )
 
     async def _look_again(self, subject: Subject, intent: Create, key: Key, error: AlreadyExists) -> None:
         """A name is taken: by our own object that the cache has not seen yet, or by somebody else's."""

@@ -19,6 +19,7 @@ class Create:
 
     `settles` promises that the answer gives this pair nothing more to decide, which saves deciding it once more.
     `alternatives` are tried in turn where the API server finds the one before invalid: whether an address is free, only it knows.
+    `vacant` are objects that `obj` refers to and that do not exist, with their virtual names: if a stranger has one, nothing is made.
     """
 
     side: Side
@@ -27,6 +28,7 @@ class Create:
     lane: Lane = Lane.SPEC
     settles: bool = False
     alternatives: tuple[Obj, ...] = ()
+    vacant: tuple[tuple[Ref, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

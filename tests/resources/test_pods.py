@@ -21,6 +21,7 @@ from syncer.kube.types import (
     SERVICES,
     Key,
     Obj,
+    Ref,
     Side,
 )
 from syncer.naming import ANNOTATION_UID
@@ -402,7 +403,9 @@ class TestCreation:
         ]
         world.put(Side.HOST, CONFIGMAPS, {"metadata": host_marks("ConfigMap", "settings")})
         world.put(Side.HOST, SECRETS, {"metadata": host_marks("Secret", "pull")})
-        self.created(world)
+        (create,) = world.decide(pods.SPEC, WEB)
+        assert isinstance(create, Create)
+        assert create.vacant == ((Ref(Side.HOST, SECRETS, Key(HOST, "absent-x-default-x-vc")), "absent"),)
 
     def test_says_so_when_it_waits_long_for_copies(self) -> None:
         world = self.world(self.MOUNTING)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from syncer.kube.types import (
@@ -73,7 +73,8 @@ def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
     )
     ours = {**created_annotations(virtual), **owner_annotations(virtual)}
     metadata = host_metadata(view.names, view.policy.owner, PODS, virtual, annotations=ours)
-    return [Create(Side.HOST, PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, settles=True)]
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return [Create(Side.HOST, PODS, body, settles=True, vacant=_absent(virtual, found, view))]
 
 
 def api_service(view: View) -> Ref:
@@ -159,11 +160,9 @@ def _missing_copies(virtual: Obj, found: References, view: View) -> list[tuple[R
     """
     namespace = key_of(virtual).namespace
     missing = [
-        (resource, name)
-        for resource, names in ((CONFIGMAPS, found.configmaps), (SECRETS, found.secrets))
-        if resource in view.policy.synced
-        for name in sorted(names)
-        if view.get(Side.VIRTUAL, resource, Key(namespace, name)) is not None and not _is_copied(resource, Key(namespace, name), view)
+        (resource, key.name)
+        for resource, key in _data(virtual, found, view)
+        if view.get(Side.VIRTUAL, resource, key) is not None and not _is_copied(resource, key, view)
     ]
     own = ephemeral_claims(virtual)
     missing += [
@@ -172,6 +171,24 @@ def _missing_copies(virtual: Obj, found: References, view: View) -> list[tuple[R
         if not _is_usable(Key(namespace, name), virtual if name in own else None, view)
     ]
     return missing
+
+
+def _absent(virtual: Obj, found: References, view: View) -> tuple[tuple[Ref, str], ...]:
+    """The ConfigMaps and Secrets that do not exist: under the names of their copies the kubelet would find a stranger's."""
+    return tuple(
+        (Ref(Side.HOST, resource, view.names.host_key(key)), key.name)
+        for resource, key in _data(virtual, found, view)
+        if view.get(Side.VIRTUAL, resource, key) is None
+    )
+
+
+def _data(virtual: Obj, found: References, view: View) -> Iterator[tuple[Resource, Key]]:
+    """The ConfigMaps and Secrets that the pod refers to, of the types that are synced."""
+    namespace = key_of(virtual).namespace
+    for resource, names in ((CONFIGMAPS, found.configmaps), (SECRETS, found.secrets)):
+        if resource in view.policy.synced:
+            for name in sorted(names):
+                yield resource, Key(namespace, name)
 
 
 def _is_usable(claim: Key, owner: Obj | None, view: View) -> bool:
