@@ -72,8 +72,8 @@ def shown_node(names: Names, tolerations: Tolerations, host: Obj, is_own_image: 
     """The virtual Node to create for a host node, as `kept` leaves it."""
     metadata = _metadata(names, host)
     taints = _host_taints(host, tolerations)
-    metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if value is not None}
-    metadata["annotations"][ORIGINAL_TAINTS] = _record(taints)
+    annotations = {**metadata["annotations"], ORIGINAL_TAINTS: _record(taints)}
+    metadata["annotations"] = {key: value for key, value in annotations.items() if value is not None}
     spec = {key: value for key, value in {**_host_spec({}, host), "taints": taints}.items() if value}
     status = _status({}, host, is_own_image)
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": key_of(host).name, **metadata}, "spec": spec, "status": status}

@@ -221,6 +221,13 @@ def test_images(policy: Any, pods: list[Obj], expected: list[Obj]) -> None:
     assert shown(world)["status"].get("images", []) == expected
 
 
+def test_a_new_node_has_no_null() -> None:
+    (create,) = world_of({}).decide(nodes.REAL, N1)
+    assert isinstance(create, Create)
+    assert None not in create.obj["metadata"]["annotations"].values()
+    assert None not in create.obj["spec"].values()
+
+
 def test_a_cordon_is_the_hosts() -> None:
     world = world_of({"spec": {"unschedulable": True}}, {})
     assert told(world.decide(nodes.REAL, N1)) == ["patch virtual nodes n1 metadata+spec"]
