@@ -190,8 +190,8 @@ class Executor:
         if virtual_key(self._caches.names, ref.resource, found) is None:
             raise Refused(
                 Cause.NAME_TAKEN,
-                f"it refers to the {ref.resource.kind} {name}, which does not exist, and whose name on the host cluster is taken by an object "
-                "that does not belong to this virtual cluster; use another name",
+                f"it refers to the {ref.resource.kind} {name}, which does not exist, and whose name on the host cluster is taken by "
+                "an object that does not belong to this virtual cluster; use another name",
                 group=f"{Cause.NAME_TAKEN} {ref}",
             )
 
