@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from e2e.lab import process
+from e2e.lab import audit, process
 from e2e.lab.state import BRIDGE_ADDRESS
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def start(cluster: ControlPlane, datastore: str, extra: Sequence[str] = ()) -> N
             f"--proxy-client-cert-file={tls}/client-auth-proxy.crt",
             f"--proxy-client-key-file={tls}/client-auth-proxy.key",
             "--enable-aggregator-routing=true",
+            *audit.flags(cluster),
             *extra,
         ],
     )

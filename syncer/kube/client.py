@@ -16,7 +16,7 @@ import asyncio
 import copy
 import socket
 import struct
-from asyncio import sslproto
+from asyncio import constants, sslproto
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -61,6 +61,8 @@ _HEADER_BYTES = 65536
 
 # Each TLS connection has a read buffer of this size; asyncio's 256 KiB would be several MiB for the watches alone, for no speed.
 sslproto.SSLProtocol.max_size = 64 * 1024
+# A TLS connection that is closed stays open until its peer agrees, 30 s at most by default: what was given up would be sent until then.
+constants.SSL_SHUTDOWN_TIMEOUT = 0.2
 
 
 class Client:
