@@ -267,8 +267,10 @@ class TestEnabled:
             ),
             (
                 ("--sync=fake-persistentvolumes",),
-                "--sync: this version does not sync 'fake-persistentvolumes'; "
-                "it knows nodes, persistentvolumeclaims, pods, services, tokens",
+                (
+                    "--sync: this version does not sync 'fake-persistentvolumes'; "
+                    "it knows nodes, persistentvolumeclaims, pods, services, tokens"
+                ),
             ),
             (("--sync=pods,-pods",), "--sync: pods is switched both on and off; drop one of them"),
             (("--sync=pods", "--disable-sync-resources=pods"), "--sync: pods is switched both on and off; drop one of them"),
