@@ -236,7 +236,7 @@ class FakeApiServer(Faults):
         watch = await self._handlers.open_watch(request)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
-        with self.following(watch):
+        with self.following(watch), contextlib.suppress(ConnectionResetError):  # the client has gone
             await watch.wait_while_held()
             await response.prepare(http)
             async with contextlib.aclosing(watch.events()) as events:

@@ -198,7 +198,9 @@ def allocate(resource: Resource, service: Obj, services: Iterable[Obj], cidr: ip
                 where = f"spec.ports[{number}].nodePort"
                 raise invalid(resource, name, where, f"Invalid value: {port['nodePort']}: provided port is already allocated")
             if not port.get("nodePort"):
-                port["nodePort"] = next(candidate for candidate in range(30000, 32768) if candidate not in used)
+                # Random on a real one; here each server begins elsewhere, as two of them seldom give the same.
+                first = 30000 + int(cidr.network_address) % 2500
+                port["nodePort"] = next(candidate for candidate in range(first, 32768) if candidate not in used)
             used.add(port["nodePort"])
 
 

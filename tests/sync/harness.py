@@ -12,7 +12,6 @@ Leaving `running` checks the invariants that hold in every test (`World.check`).
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +34,7 @@ from syncer.sync.ledger import Ledger
 from syncer.sync.recorder import Recorder
 from syncer.sync.spec import SyncSpec
 from syncer.sync.view import Policy
+from tests.agreement import Sides
 from tests.fakes.apiserver import FakeApiServer
 from tests.fakes.kubelet import Kubelet
 from tests.sync.journal import Journal, owner_of
@@ -194,7 +194,7 @@ class World:
         caches = parts.caches(specs, clients, names=NAMES, policy=policy, wall=wall, before_swap=before_swap)
         for informer in caches.informers.values():
             assert isinstance(informer.watcher, Watcher)
-            informer.watcher._rng = random.Random(7)
+            informer.watcher._rng.seed(7)
         ledger, outcomes = Ledger(), Outcomes()
         executor = parts.executor(clients, caches, fence, guard, recorder)
         engine = parts.engine(
@@ -210,6 +210,8 @@ class World:
             clock=clock,
             wall=wall,
         )
+        for loop in engine.loops:
+            loop.queue._rng.seed(7)
         self.syncer = Syncer(caches, engine, executor, guard, fence, ledger, clients, outcomes)
         self.syncer.tasks += [asyncio.create_task(engine.run()), asyncio.create_task(recorder.run())]
         return self.syncer
@@ -276,6 +278,12 @@ class World:
             watch.held = lambda: True
 
     # What there is
+
+    def sides(self, *, without: Iterable[tuple[Resource, Key]] = ()) -> Sides:
+        """All objects of both sides, to be compared."""
+        resources = [resource for resource in self.host.registry.storage.resources() if resource.namespaced]
+        virtual = {resource: self.virtual.objects(resource) for resource in self.virtual.registry.storage.resources()}
+        return Sides(NAMES, virtual, {resource: self.host.objects(resource, HOST_NAMESPACE) for resource in resources}, without=without)
 
     def host_pod(self, name: str, namespace: str = "default") -> Obj | None:
         return self.host.get(PODS, NAMES.host_key(Key(namespace, name)))
