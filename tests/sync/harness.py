@@ -216,6 +216,11 @@ class World:
         self.syncer.tasks += [asyncio.create_task(engine.run()), asyncio.create_task(recorder.run())]
         return self.syncer
 
+    @property
+    def runs(self) -> bool:
+        """Whether there is a syncer."""
+        return self.syncer is not None
+
     async def kill(self) -> None:
         """End the syncer as a crash does, whatever it was doing."""
         tasks = self.syncer.tasks if self.syncer is not None else []
