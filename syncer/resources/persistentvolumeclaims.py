@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from syncer.kube.types import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Key, Lane, Obj, Ref, Side, is_deleting, key_of, uid_of
 from syncer.sync.intents import Create, Delete, Intent, Pair, Patch, Refuse, Wait, Warn
-from syncer.sync.spec import Right, Scope, SyncSpec, Watch
+from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
 from syncer.sync.view import View
 from syncer.translate import volumes
 from syncer.translate.merge import owned
@@ -126,6 +126,11 @@ def _lost(key: Key, virtual: Obj, words: str) -> list[Intent]:
     return [_patch_status(key, virtual, status), warning] if status else [warning]
 
 
+def _claim_of(volume: Obj, _view: View) -> list[Key]:
+    reference = (volume.get("spec") or {}).get("claimRef") or {}
+    return [Key(reference["namespace"], reference["name"])] if reference.get("namespace") and reference.get("name") else []
+
+
 def _patch_host(host: Obj, body: Obj) -> Patch:
     return Patch(Side.HOST, PERSISTENT_VOLUME_CLAIMS, key_of(host), uid_of(host), body)
 
@@ -152,6 +157,7 @@ SPEC = SyncSpec(
     virtual_ref=lambda key: Ref(Side.VIRTUAL, PERSISTENT_VOLUME_CLAIMS, key),
     host_ref=lambda names, key: Ref(Side.HOST, PERSISTENT_VOLUME_CLAIMS, names.host_key(key)),
     virtual_key=lambda host, view: virtual_key(view.names, PERSISTENT_VOLUME_CLAIMS, host),
+    wakes=(Wake(Side.VIRTUAL, PERSISTENT_VOLUMES, _claim_of),),
     host_rights=(Right(group="", resource="persistentvolumeclaims", verbs=("get", "list", "watch", "create", "patch", "delete")),),
     irreplaceable=True,
 )

@@ -41,7 +41,7 @@ _HOSTS_ANNOTATIONS = (
 _SHOWN_OF_VOLUMES = ("pv.kubernetes.io/bound-by-controller", "pv.kubernetes.io/provisioned-by")
 """Others name Secrets of the provisioner."""
 _VIRTUALS_CONDITIONS = frozenset({"Unused"})
-"""Written by either control plane's claim protection, each about its own pods."""
+"""Written by the claim protection of each control plane, about its own pods."""
 _PROTECTION = "kubernetes.io/pv-protection"
 
 _CLAIM = "PersistentVolumeClaim"
@@ -174,12 +174,18 @@ def claim_status_changes(names: Names, virtual: Obj, host: Obj) -> Obj | None:
     conditions = [
         {**item, "message": hide(item["message"])} if item.get("message") else item
         for item in want.pop("conditions", None) or ()
-        if item.get("type") not in _VIRTUALS_CONDITIONS
+        if not _is_of_virtual(item)
     ]
-    conditions += [item for item in have.get("conditions") or () if item.get("type") in _VIRTUALS_CONDITIONS]
+    conditions += [item for item in have.get("conditions") or () if _is_of_virtual(item)]
     if conditions:
         want["conditions"] = conditions
     return diff(have, want)
+
+
+def _is_of_virtual(condition: Obj) -> bool:
+    """Whether only somebody in the virtual cluster writes such a condition: its claim protection, its controllers, or this syncer."""
+    kind = condition.get("type") or ""
+    return kind in _VIRTUALS_CONDITIONS or "/" in kind
 
 
 def _hiding(names: Names, key: Key, host: Obj, uid: str) -> Callable[[str], str]:

@@ -136,6 +136,7 @@ RULES: list[tuple[str, Obj | None, Obj | None, Obj | None, list[str]]] = [
     ("other attributes by the host", BOUND, both(BOUND, spec(volumeAttributesClassName="gold")), {}, []),
     ("host only conditions of use", BOUND, both(BOUND, status(conditions=[{"type": "Unused", "status": "True"}])), {}, []),
     ("virtual conditions of use", both(BOUND, status(conditions=[{"type": "Unused", "status": "True"}])), BOUND, {}, []),
+    ("conditions of the tenant's and ours", both(BOUND, status(conditions=[{"type": "x.io/Kept", "status": "True"}])), BOUND, {}, []),
     ("resized", both(BOUND, RESIZING), BOUND, {}, [STATUS]),
     # sources
     ("of an unknown kind", BOOK, None, None, ["refuse UnsupportedDataSource"]),
