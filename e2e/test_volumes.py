@@ -394,6 +394,9 @@ class TestDataIsSafe:
         rich.daemon.stop()
         before = versions()
         rich.daemon.start()
+        for loop in ("persistentvolumeclaims", "persistentvolumes"):
+            decided = f'syncer_reconciles_total{{outcome="synced",resource="{loop}"}}'
+            wait_until(lambda decided=decided: rich.daemon.metric(decided) >= 4, f"{loop} are decided", 20)  # type: ignore[misc]
         assert versions() == before
 
 
