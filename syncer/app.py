@@ -163,7 +163,7 @@ class App:
         checks = [Check("started", self._starting is None, self._starting or "")]
         if self._elector is not None:
             leads, other = self._elector.is_leader, self._elector.other
-            checks.append(Check("leadership", leads or bool(other), "" if leads else f"{other} leads" if other else "nobody leads yet"))
+            checks.append(Check("leadership", leads or bool(other), "" if leads else f"{other} leads" if other else "nobody leads"))
         if self._fence is not None:
             closed = self._fence.closed
             checks.append(Check("fence", closed is None, closed or ""))
