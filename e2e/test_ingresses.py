@@ -389,3 +389,14 @@ def test_two_tenants_and_a_stranger_in_one_namespace(red: Tenant, redder: Tenant
     assert red.host.get(f"/api/v1/namespaces/{HOST}/secrets/password")["metadata"]["uid"] == uid
     redder.api.delete(redder.path("same"))
     red.host.delete(f"/api/v1/namespaces/{HOST}/secrets/password")
+
+
+def test_who_may_not_see_the_hosts_classes_never_asks_for_them(red: Tenant, redder: Tenant) -> None:
+    def asked(one: Tenant, word: str) -> list[str]:
+        lines = one.daemon.get("/metrics")[1].splitlines()
+        return [line for line in lines if line.startswith("syncer_api_requests_total{") and word in line and 'side="host"' in line]
+
+    assert asked(red, 'resource="ingressclasses.networking.k8s.io"')
+    assert asked(redder, 'resource="ingresses.networking.k8s.io"')
+    assert not asked(redder, "ingressclasses")
+    assert not asked(redder, 'code="403"')

@@ -55,7 +55,7 @@ def decide(pair: Pair, view: View) -> list[Intent]:
     if host is None:
         return [] if is_deleting(virtual) else [_create(translated, wanted, view), *_told(pair.key, virtual)]
     down = _down(virtual, translated, host, wanted, view)
-    return [*down, *(_told(pair.key, virtual) if down and "spec" in down[0].body else ()), *_up(pair.key, virtual, host, down)]
+    return [*down, *(_told(pair.key, virtual) if down and "spec" in down[0].body else ()), *_up(pair.key, virtual, host)]
 
 
 class _Applied(NamedTuple):
@@ -111,14 +111,14 @@ def _given_class(virtual: Obj, host: Obj) -> str | None:
     return given if given and not class_of(virtual) and given != _Applied.read(host).class_name else None
 
 
-def _up(key: Key, virtual: Obj, host: Obj, down: list[Patch]) -> list[Intent]:
+def _up(key: Key, virtual: Obj, host: Obj) -> list[Intent]:
     intents: list[Intent] = []
     status = host.get("status") or {}
     shown = {**status, "loadBalancer": {"ingress": None, **(status.get("loadBalancer") or {})}}
     if changes := owned(virtual.get("status") or {}, shown):
         body = {"status": changes}
         intents.append(Patch(Side.VIRTUAL, INGRESSES, key, uid_of(virtual), body, subresource="status", lane=Lane.STATUS))
-    if (given := _given_class(virtual, host)) and not is_deleting(virtual) and not any("spec" in patch.body for patch in down):
+    if (given := _given_class(virtual, host)) and not is_deleting(virtual):
         intents.append(Patch(Side.VIRTUAL, INGRESSES, key, uid_of(virtual), {"spec": {"ingressClassName": given}}))
     return intents
 
