@@ -39,7 +39,7 @@ def bind(world: World, name: str = "data", volume: str = "pvc-1") -> None:
 
 def phase(world: World, key: Key = DATA) -> Any:
     found = world.virtual.get(PERSISTENT_VOLUME_CLAIMS, key)
-    return found and found["status"].get("phase")
+    return found and found.get("status", {}).get("phase")
 
 
 def kept(world: World, name: str = "data") -> bool:
@@ -50,10 +50,11 @@ def kept(world: World, name: str = "data") -> bool:
 def history(world: World) -> Iterable[tuple[str, str]]:
     """What every watcher of the virtual cluster saw of claims and volumes, in order."""
     for event in world.virtual.registry.storage.history:
+        phase = event.obj.get("status", {}).get("phase", "Pending")
         if event.resource == PERSISTENT_VOLUMES:
-            yield "volume", event.obj.get("status", {}).get("phase", "")
+            yield "volume", phase
         elif event.resource == PERSISTENT_VOLUME_CLAIMS:
-            yield "claim", f"{event.obj['status'].get('phase')} {event.obj['spec'].get('volumeName', '')}".strip()
+            yield "claim", f"{phase} {event.obj['spec'].get('volumeName', '')}".strip()
 
 
 async def test_nobody_sees_a_bound_claim_without_its_volume() -> None:
