@@ -74,7 +74,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def lab() -> Iterator[Lab]:
     """An empty lab that no other session uses. Labs of sessions that were killed are taken down first."""
     for other in all_labs():
-        owner = re.fullmatch(r"test-(\d+)", other.name)
+        owner = re.fullmatch(r"test-(\d+)(-.*)?", other.name)
         if owner and not Path(f"/proc/{owner[1]}").exists():
             down(other)
     lab = Lab(f"test-{os.getpid()}")

@@ -36,7 +36,7 @@ class Allocator:
         self.asked.append(review["request"])
         if self.error is not None:
             raise self.error
-        if review["request"]["object"]["spec"]["type"] == "ExternalName":
+        if review["request"]["object"]["spec"]["type"] == "ExternalName" or review["request"]["object"]["spec"].get("clusterIP"):
             return None
         address = f"10.96.0.{next(self._numbers)}"
         return [{"op": "add", "path": "/spec/clusterIP", "value": address}, {"op": "add", "path": "/spec/clusterIPs", "value": [address]}]
@@ -129,21 +129,43 @@ async def test_a_dry_run_is_not_allocated(api: Api, allocator: Allocator) -> Non
     assert allocator.asked == []
 
 
+TWO_PORTS = [{"name": "a", "port": 80}, {"name": "b", "port": 81}]
+
+
 @pytest.mark.usefixtures("webhook")
-async def test_only_updates_from_external_names_are_asked_about(api: Api, allocator: Allocator) -> None:
-    path = SERVICES.path("default", "moving")
+async def test_only_updates_that_may_need_addresses_or_ports_are_asked_about(api: Api, allocator: Allocator) -> None:
     await make(api, service("moving", type="ExternalName", externalName="example.test"))
     assert allocator.names == [("CREATE", "moving")]
-    allocator.asked.clear()
-    merge = "application/merge-patch+json"
-    await asyncio.to_thread(api.request, "PATCH", path, {"metadata": {"labels": {"a": "b"}}}, content_type=merge)
-    assert allocator.asked == []
-    allocator.error = Refused("Seen", "that will do")
-    change = {"spec": {"type": "ClusterIP", "externalName": None, "ports": [{"port": 80}]}}
-    with pytest.raises(ApiFailure, match="that will do"):
-        await asyncio.to_thread(api.request, "PATCH", path, change, content_type=merge)
-    assert allocator.names == [("UPDATE", "moving")]
+    changes: list[tuple[Obj, bool]] = [
+        ({"metadata": {"labels": {"a": "b"}}}, False),
+        ({"spec": {"type": "ClusterIP", "externalName": None, "ports": [{"port": 80}]}}, True),
+        ({"spec": {"selector": {"a": "b"}, "ports": TWO_PORTS}}, False),
+        ({"spec": {"ipFamilyPolicy": "PreferDualStack"}}, True),
+        ({"spec": {"type": "NodePort"}}, True),
+        ({"spec": {"selector": {"a": "c"}, "sessionAffinity": "ClientIP"}}, False),
+        ({"spec": {"ports": TWO_PORTS[:1]}}, True),
+        ({"spec": {"type": "LoadBalancer"}}, True),
+        ({"spec": {"externalTrafficPolicy": "Local"}}, True),
+        ({"spec": {"allocateLoadBalancerNodePorts": False}}, True),
+        ({"spec": {"type": "ClusterIP"}}, False),
+        ({"spec": {"type": "ExternalName", "externalName": "example.test"}}, False),
+    ]
+    for change, asked in changes:
+        allocator.asked.clear()
+        path = SERVICES.path("default", "moving")
+        await asyncio.to_thread(api.request, "PATCH", path, change, content_type="application/merge-patch+json")
+        assert allocator.names == ([("UPDATE", "moving")] if asked else []), change
     await remove(api, "moving")
+
+
+@pytest.mark.usefixtures("webhook")
+async def test_an_update_is_refused_as_a_create_is(api: Api, allocator: Allocator) -> None:
+    await make(api, service("refused-later"))
+    allocator.error = Refused("Seen", "that will do")
+    change, path = {"spec": {"type": "NodePort"}}, SERVICES.path("default", "refused-later")
+    with pytest.raises(ApiFailure, match="that will do"):
+        await asyncio.to_thread(api.request, "PATCH", path, change, content_type="application/merge-patch+json")
+    await remove(api, "refused-later")
 
 
 @pytest.mark.usefixtures("webhook")

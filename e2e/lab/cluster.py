@@ -222,7 +222,7 @@ class ControlPlane:
             "kubernetes.default.svc.cluster.local",
             self.name,
         ]
-        first = ipaddress.ip_network(self.service_range)[1]  # the ClusterIP of the Service "kubernetes"
+        first = ipaddress.ip_network(self.service_range.partition(",")[0])[1]  # the ClusterIP of the Service "kubernetes"
         return [*names, "127.0.0.1", BRIDGE_ADDRESS, str(first)]
 
     def _apiserver_flags(self) -> Sequence[str]:

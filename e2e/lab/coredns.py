@@ -23,7 +23,7 @@ _DOMAIN = "cluster.local"
 
 def host_address(host: HostCluster) -> str:
     """The ClusterIP of the host's cluster DNS: the tenth of its range, as everywhere."""
-    return str(ipaddress.ip_network(host.service_range)[10])
+    return str(ipaddress.ip_network(host.service_range.partition(",")[0])[10])
 
 
 def deploy(host: HostCluster) -> None:

@@ -23,11 +23,12 @@ class HostCluster(ControlPlane):
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab, "host", lab.dir / "host")
 
-    def up(self, *, version: str | None = None, scheduler: bool | None = None) -> None:
+    def up(self, *, version: str | None = None, scheduler: bool | None = None, service_range: str | None = None) -> None:
         """Start it and wait until it is usable. Running or left over from a crash is fine: what is there is used.
 
         Where this machine can have a node, all that the lab starts is fenced from here on. Without a `scheduler` pods stay pending until
-        something else binds them. What is not said stays as it was at the first start.
+        something else binds them. A `service_range` of two, with a comma between, makes it dual-stack, which a node is not made for. What
+        is not said stays as it was at the first start.
         """
         had = (
             self.settings if self.exists else Settings(kubernetes_version(version, side="HOST"), HOST_SERVICE_RANGE, "etcd", scheduler=True)
@@ -38,6 +39,7 @@ class HostCluster(ControlPlane):
                 had,
                 version=kubernetes_version(version) if version else had.version,
                 scheduler=had.scheduler if scheduler is None else scheduler,
+                service_range=service_range or had.service_range,
             )
         )
         if node.why_not() is None:
