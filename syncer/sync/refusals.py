@@ -40,7 +40,7 @@ class Cause(StrEnum):
     FORBIDDEN = "Forbidden"
 
 
-SOON = 3.0
+SOON = 2.0
 """Seconds between two tries where what is missing may be freed at any time by others."""
 LATER = 30.0
 """Seconds between two tries where a person has to change something."""
@@ -118,7 +118,7 @@ def missing_right(error: str) -> tuple[str, str] | None:
 
 def _words(cause: Cause, error: ApiError, where: str, hide: Callable[[str], str]) -> tuple[str, str]:
     """The message, and what tells this refusal's group from others of its cause."""
-    text = error.message
+    text = hide(error.message)
     match cause:
         case Cause.QUOTA if quota := _QUOTA.search(text):
             message = (
@@ -130,14 +130,14 @@ def _words(cause: Cause, error: ApiError, where: str, hide: Callable[[str], str]
             return f"{where} cannot say yet whether its quota has room for it", cause
         case Cause.LIMITS:
             wants = _QUOTA_WANTS.search(text)
-            said = f"its quota wants containers that say more: {wants['text']}" if wants else _excerpt(hide(text))
+            said = f"its quota wants containers that say more: {wants['text']}" if wants else _excerpt(text)
             return f"it is outside of the limits that {where} sets: {said}; change it to fit", cause
         case Cause.POD_SECURITY:
-            return f"{where} does not allow such pods: {_excerpt(hide(text))}; change it to comply", cause
+            return f"{where} does not allow such pods: {_excerpt(text)}; change it to comply", cause
         case Cause.POLICY:
             match = _WEBHOOK.search(text) or _POLICY.search(text)
             said = (match["text"] if match else None) or "without saying why"
-            return f"a policy of {where} denies it: {_excerpt(hide(said))}", cause
+            return f"a policy of {where} denies it: {_excerpt(said)}", cause
         case Cause.POLICY_UNAVAILABLE:
             return f"{where} cannot judge it now: an admission webhook there fails", cause
         case Cause.RIGHTS:

@@ -22,7 +22,7 @@ HOST_POD = NAMES.host_name("default", "web")
 QUOTA = f'pods "{HOST_POD}" is forbidden: exceeded quota: compute, requested: pods=1, used: pods=2, limited: pods=2'
 DENIED = 'admission webhook "w.example" denied the request: no'
 REFUSALS: dict[str, tuple[dict[str, Any], str, float]] = {
-    "quota": ({"status": 403, "message": QUOTA}, "ExceededQuota", 3.1),
+    "quota": ({"status": 403, "message": QUOTA}, "ExceededQuota", 2.1),
     "invalid": ({"status": 422, "message": f'Pod "{HOST_POD}" is invalid: spec.volumes[0]'}, "Invalid", 33),
     "webhook": ({"status": 400, "message": 'admission webhook "w.example" denied the request: no'}, "AdmissionDenied", 33),
     "webhook down": (
