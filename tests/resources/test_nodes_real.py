@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncer.kube.types import LEASES, NODES, PODS, SERVICE_ACCOUNTS, Key, Obj, Side
+from syncer.kube.types import LEASES, NODES, PODS, Key, Obj, Side
 from syncer.resources import nodes
 from syncer.resources.nodes.leases import RENEWAL_SECONDS
 from syncer.sync.intents import Again, Create, Patch
@@ -315,7 +315,7 @@ class TestLeases:
     def test_none_without_a_node_controller(self) -> None:
         assert told(world_of({}, {}).decide(nodes.REAL, N1)) == []
 
-    def test_one_beside_its_service_account(self) -> None:
+    def test_one_for_every_node_once_one_has_one(self) -> None:
         world = self.watched()
         assert told(world.settle(nodes.REAL, N1)) == ["again 10"]
         lease, node = self.lease(world), shown(world)
@@ -358,7 +358,7 @@ class TestLeases:
 
     def watched(self) -> World:
         world = world_of({}, {})
-        world.put(Side.VIRTUAL, SERVICE_ACCOUNTS, {"metadata": {"name": "node-controller", "namespace": "kube-system"}})
+        world.put(Side.VIRTUAL, LEASES, {"metadata": {"name": "n2", "namespace": "kube-node-lease"}})
         return world
 
     def lease(self, world: World) -> Obj:

@@ -61,8 +61,10 @@ async def test_a_watched_node_is_renewed_every_ten_seconds_and_no_other() -> Non
         await asyncio.sleep(60)
         assert node_writes(world, began) == []
         world.virtual.create(named("Namespace", "kube-node-lease", ""))  # as every API server has it
-        world.virtual.create(named("ServiceAccount", "node-controller", "kube-system"))
-        beat(world)
+        node = world.virtual.get(NODES, N1)
+        assert node is not None
+        dead = [{**item, "status": "Unknown", "reason": "NodeStatusUnknown"} for item in node["status"]["conditions"]]
+        world.virtual.change(NODES, N1, {"status": {"conditions": dead}})
         await asyncio.sleep(1)
         began = clock()
         await asyncio.sleep(600)

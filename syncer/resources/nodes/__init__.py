@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from syncer.kube.types import NODES, PODS, Key, Ref, Side, key_of
 from syncer.resources.nodes import made_up, real
-from syncer.resources.nodes.leases import WATCHES
+from syncer.resources.nodes.leases import INDEXES, WATCH
 from syncer.resources.nodes.needed import BY_NODE, BY_NODE_AND_IMAGE, IMAGE_IN_USE, USED_OR_NOT
 from syncer.sync.spec import Right, Scope, SyncSpec, Watch
 
@@ -21,7 +21,7 @@ _WATCHES = (
     Watch(side=Side.VIRTUAL, resource=NODES),
     Watch(side=Side.VIRTUAL, resource=PODS),
     Watch(side=Side.HOST, resource=PODS, scope=Scope.MANAGED),
-    *WATCHES,
+    WATCH,
 )
 _PODS_READ = Right(group="", resource="pods", verbs=("get", "list", "watch"))
 
@@ -34,7 +34,7 @@ MADE_UP = SyncSpec(
     host_ref=lambda _names, _key: None,
     virtual_key=lambda _host, _view: None,
     index_wakes=USED_OR_NOT,
-    indexes=BY_NODE,
+    indexes={**BY_NODE, **INDEXES},
     host_rights=(_PODS_READ,),
 )
 REAL = SyncSpec(
@@ -46,7 +46,7 @@ REAL = SyncSpec(
     host_ref=lambda _names, key: Ref(Side.HOST, NODES, Key("", key.name)),
     virtual_key=lambda host, _view: key_of(host),
     index_wakes=(*USED_OR_NOT, IMAGE_IN_USE),
-    indexes=BY_NODE_AND_IMAGE,
+    indexes={**BY_NODE_AND_IMAGE, **INDEXES},
     host_rights=(_PODS_READ, Right(group="", resource="nodes", verbs=("get", "list", "watch"), cluster=True)),
     deletes_virtual=True,
     default=False,

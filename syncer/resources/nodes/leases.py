@@ -1,32 +1,35 @@
 """Leases by which our Nodes stay alive, where somebody watches that.
 
-A node controller takes a Node for dead whose status and Lease are not renewed for 40 seconds, and then has its pods evicted.
-A virtual cluster hardly ever runs one, since it has no kubelets; so Leases are written only where it shows: it has a service
-account of its own, or it has just marked one of our Nodes. Once a Node has a Lease it is renewed for as long as it is there.
+A node controller takes a Node for dead whose status and Lease are not renewed for 40 seconds, and then has its pods evicted
+after 300 more. A virtual cluster hardly ever runs one, since it has no kubelets; so Leases are written only once it has shown itself, by
+marking one of our Nodes: that one is well again at once, and from then on every Node of ours has a Lease. (Nothing tells of it
+before. Its service account, node-controller, is the taint eviction controller's as well, and that one does run.)
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from syncer.kube.types import LEASES, NODES, SERVICE_ACCOUNTS, Key, Lane, Obj, Side, key_of, labels_of, uid_of
+from syncer.kube.types import LEASES, NODES, Key, Lane, Obj, Side, key_of, labels_of, uid_of
 from syncer.naming import LABEL_MANAGED_BY
 from syncer.sync.intents import Again, Create, Intent, Patch
 from syncer.sync.spec import Scope, Watch
-from syncer.sync.view import View
+from syncer.sync.view import Indexes, View
 
 RENEWAL_SECONDS = 10.0
 """As kubelets do."""
 
 _NAMESPACE = "kube-node-lease"
 _DURATION_SECONDS = 40
-_CONTROLLER = Key("kube-system", "node-controller")
-"""The service account of node controllers; a controller manager makes it when it starts one."""
 
-WATCHES = (
-    Watch(side=Side.VIRTUAL, resource=LEASES, scope=Scope.MANAGED),
-    Watch(side=Side.VIRTUAL, resource=SERVICE_ACCOUNTS, metadata_only=True),
-)
+WATCH = Watch(side=Side.VIRTUAL, resource=LEASES, scope=Scope.MANAGED)
+
+
+def _everything(_lease: Obj) -> list[str]:
+    return ["all"]
+
+
+INDEXES: Indexes = {(Side.VIRTUAL, LEASES): {"everything": _everything}}
 
 
 def keep_alive(node: Obj, view: View, *, doubted: bool) -> list[Intent]:
@@ -35,7 +38,7 @@ def keep_alive(node: Obj, view: View, *, doubted: bool) -> list[Intent]:
     lease = view.get(Side.VIRTUAL, LEASES, key)
     body = _lease(node, view)
     if lease is None:
-        if not doubted and view.get(Side.VIRTUAL, SERVICE_ACCOUNTS, _CONTROLLER) is None:
+        if not doubted and not view.find(Side.VIRTUAL, LEASES, "everything", "all"):
             return []
         body = {**body, "metadata": {"name": key.name, "namespace": key.namespace, **body["metadata"]}}
         made = Create(Side.VIRTUAL, LEASES, {"apiVersion": LEASES.api_version, "kind": LEASES.kind, **body}, lane=Lane.STATUS)
