@@ -241,7 +241,7 @@ class FakeApiServer(Faults):
             await response.prepare(http)
             async with contextlib.aclosing(watch.events()) as events:
                 async for event in events:
-                    await response.write(event if isinstance(event, bytes) else _line(event, partial))
+                    await response.write(event if isinstance(event, bytes) else line(event, partial))
             if watch.end == "abort" and http.transport:
                 http.transport.abort()
         return response
@@ -258,7 +258,8 @@ async def _strike(fault: Fault, http: web.BaseRequest) -> web.Response | None:
     return _failed(fault.failure(), fault.retry_after) if fault.status else None
 
 
-def _line(event: Obj, partial: bool) -> bytes:
+def line(event: Obj, partial: bool) -> bytes:
+    """A watch event as it is sent."""
     return orjson.dumps({**event, "object": as_partial(event["object"])} if partial else event) + b"\n"
 
 

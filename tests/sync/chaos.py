@@ -437,13 +437,13 @@ def _without_finalizers(obj: Obj) -> Obj:
     return {**obj, "metadata": {**obj["metadata"], "finalizers": []}}
 
 
-async def run(seed: int, *, parts: Parts = SOUND, steps: int = STEPS) -> None:
-    """One schedule, and what has to hold after it."""
+async def run(seed: int, *, parts: Parts = SOUND, steps: int = STEPS, local: bool = True) -> None:
+    """One schedule, and what has to hold after it. `local`: without sockets."""
     rng = random.Random(seed)
     chaos: Chaos | None = None
     with structlog.testing.capture_logs() as logs:
         try:
-            async with running(parts=parts) as world:
+            async with running(parts=parts, local=local) as world:
                 chaos = Chaos(world, rng, parts)
                 for server in world.servers.values():
                     server.registry.new_uid = lambda: str(uuid.UUID(int=rng.getrandbits(128), version=4))  # type: ignore[method-assign]  # else no two runs are alike

@@ -37,6 +37,7 @@ from syncer.sync.view import Policy
 from tests.agreement import Sides
 from tests.fakes.apiserver import FakeApiServer
 from tests.fakes.kubelet import Kubelet
+from tests.fakes.local import LocalApiServer, LocalClient
 from tests.sync.journal import Journal, owner_of
 
 HOST_NAMESPACE = "host-ns"
@@ -153,10 +154,11 @@ class Syncer:
 class World:
     """Two API servers, what plays the host's scheduler and kubelets, and at most one syncer at a time."""
 
-    def __init__(self) -> None:
-        self.virtual = FakeApiServer(resources=(ENDPOINTS,), now=wall, service_cidr="10.0.0.0/8")
-        self.host = FakeApiServer(now=wall, service_cidr="10.96.0.0/16", first_revision=5000)
-        self.servers = {Side.VIRTUAL: self.virtual, Side.HOST: self.host}
+    def __init__(self, *, local: bool = False) -> None:
+        kind = LocalApiServer if local else FakeApiServer
+        self.virtual = kind(resources=(ENDPOINTS,), now=wall, service_cidr="10.0.0.0/8")
+        self.host = kind(now=wall, service_cidr="10.96.0.0/16", first_revision=5000)
+        self.servers: Mapping[Side, FakeApiServer] = {Side.VIRTUAL: self.virtual, Side.HOST: self.host}
         self.owner = owner_of(NAMES)
         self.journal = Journal(self.servers, NAMES, self.owner)
         self.kubelet = Kubelet(self.host)
@@ -176,7 +178,7 @@ class World:
         """Start a syncer, which is a new process: it remembers nothing."""
         assert self.syncer is None, "stop the other one first"
         specs = tuple(specs)
-        clients = {side: await self._stack.enter_async_context(Client(Cluster(server.url), side)) for side, server in self.servers.items()}
+        clients = {side: await self._stack.enter_async_context(_client(server, side)) for side, server in self.servers.items()}
         recorder = Recorder(clients, clock=clock, timestamp=lambda: datetime.fromtimestamp(wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         fence = parts.fence(
             virtual=clients[Side.VIRTUAL],
@@ -340,10 +342,14 @@ def _virtual_uid(host: Obj) -> str:
     )
 
 
+def _client(server: FakeApiServer, side: Side) -> Client:
+    return LocalClient(server, side) if isinstance(server, LocalApiServer) else Client(Cluster(server.url), side)
+
+
 @asynccontextmanager
-async def stage() -> AsyncIterator[World]:
-    """Both API servers, without a syncer yet; checks the invariants in the end."""
-    world = World()
+async def stage(*, local: bool = False) -> AsyncIterator[World]:
+    """Both API servers, without a syncer yet; checks the invariants in the end. `local`: without sockets."""
+    world = World(local=local)
     async with world.virtual, world.host:
         try:
             yield world
@@ -353,9 +359,9 @@ async def stage() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def running(specs: Iterable[SyncSpec] = DEFAULT, *, parts: Parts = Parts()) -> AsyncIterator[World]:
+async def running(specs: Iterable[SyncSpec] = DEFAULT, *, parts: Parts = Parts(), local: bool = False) -> AsyncIterator[World]:
     """Both API servers, and a syncer that has settled."""
-    async with stage() as world:
+    async with stage(local=local) as world:
         await world.start(specs, parts)
         await world.settle()
         yield world

@@ -11,9 +11,8 @@ import os
 
 import pytest
 
+from tests.runtime import virtual_time
 from tests.sync import chaos
-
-pytestmark = pytest.mark.looptime
 
 
 def _seeds() -> range:
@@ -22,5 +21,11 @@ def _seeds() -> range:
 
 
 @pytest.mark.parametrize("seed", _seeds())
-async def test_after_any_chaos_both_sides_agree(seed: int) -> None:
-    await chaos.run(seed)
+def test_after_any_chaos_both_sides_agree(seed: int) -> None:
+    virtual_time.run(lambda: chaos.run(seed))
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("seed", _seeds()[:5])
+async def test_it_is_the_same_over_http(seed: int) -> None:
+    await chaos.run(seed, local=False)
