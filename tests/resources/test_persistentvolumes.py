@@ -33,11 +33,17 @@ def state(
     return world
 
 
+def affinity(zone: str) -> Obj:
+    expression = {"key": "zone", "operator": "In", "values": [zone]}
+    return {"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}}}
+
+
 V, H = f"virtual persistentvolumes {VOLUME}", f"host persistentvolumes {VOLUME}"
 CREATE, DELETE, STATUS, SPEC_PATCH = f"create {V}", f"delete {V}", f"patch {V} status", f"patch {V} spec"
 RELEASED = {"status": {"phase": "Released"}}
 RETAIN = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
 BIGGER = {"spec": {"capacity": {"storage": "2Gi"}}}
+EARLIER = {"spec": {"claimRef": {"uid": "earlier"}}}
 OURS_NOT = {"metadata": {"annotations": {LABEL_MANAGED_BY: None}}}
 STRANGER = {"metadata": {"labels": {LABEL_MANAGED_BY: "other"}}}
 GOING = apply(deleting(None), {"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}})
@@ -48,7 +54,7 @@ RULES: list[tuple[str, Obj | None, Obj | None, Obj | None, Obj | None, list[str]
     ("the host claim is not bound yet", None, None, {}, {"status": {"phase": "Pending"}}, []),
     ("the host's volume is not seen yet", None, None, {}, {}, [f"wait {H}"]),
     ("wrong namespace", None, {"spec": {"claimRef": {"namespace": "elsewhere"}}}, {}, {}, [f"wait {H}"]),
-    ("of an earlier host claim", None, {"spec": {"claimRef": {"uid": "earlier"}}}, {}, {}, [f"wait {H}"]),
+    ("of an earlier host claim", None, EARLIER, {}, {}, [f"wait {H}"]),
     ("no virtual pvc", None, {}, None, {}, []),
     ("the host claim of another virtual cluster", None, {}, {}, STRANGER, []),
     ("another virtual claim of that name", None, {}, {"metadata": {"uid": "new"}}, {}, []),
@@ -56,6 +62,10 @@ RULES: list[tuple[str, Obj | None, Obj | None, Obj | None, Obj | None, list[str]
     ("Sync PV Size", {}, BIGGER, {}, {}, [SPEC_PATCH]),
     ("the status is behind", {"status": {"phase": "Pending"}}, {}, {}, {}, [STATUS]),
     ("the host says why", {}, {"status": {"message": f"failed: {HOST_CLAIM.name}", "reason": "x"}}, {}, {}, [STATUS]),
+    ("bound anew, and the volume's change is not seen yet", {}, EARLIER, {}, {}, [f"wait {H}"]),
+    ("another volume of that name, of an earlier claim", {}, apply(EARLIER, {"metadata": {"uid": "pv-2"}}), None, {}, [DELETE]),
+    ("placed", {}, affinity("a"), {}, {}, [SPEC_PATCH]),
+    ("placed elsewhere, which cannot be shown", affinity("a"), affinity("b"), {}, {}, []),
     ("Delete Backward", {}, None, None, None, [DELETE]),
     ("fake: Delete, the protection comes off", GOING, None, None, None, [f"patch {V} metadata"]),
     ("somebody else's finalizer stays", apply(GOING, {"metadata": {"finalizers": ["x/y"]}}), None, None, None, []),
@@ -169,6 +179,12 @@ def test_of_a_source_only_its_kind_is_kept(source: Obj, shown: str) -> None:
     assert slim["spec"]["csi"] == {"driver": shown, "volumeHandle": VOLUME.name}
     assert {"hostPath", "local", "nfs"}.isdisjoint(slim["spec"])
     assert slim_volume(slim) == slim
+
+
+@pytest.mark.parametrize("reference", [None, {"namespace": "elsewhere"}])
+def test_other_volumes_of_the_host_are_not_kept(reference: Obj | None) -> None:
+    world = state(None, {"spec": {"claimRef": reference}}, {}, {})
+    assert world.get(Side.HOST, PERSISTENT_VOLUMES, VOLUME) is None
 
 
 @given(

@@ -71,6 +71,19 @@ async def test_nobody_sees_a_bound_claim_without_its_volume() -> None:
         assert await world.scan_writes() == []
 
 
+async def test_it_is_bound_once_the_tenants_volume_of_that_name_is_gone() -> None:
+    async with running() as world:
+        world.virtual.create(named("PersistentVolume", "pvc-1", "", spec={"hostPath": {"path": "/x"}}))
+        world.virtual.create(claim())
+        await world.settle()
+        bind(world)
+        await world.settle()
+        assert phase(world) != "Bound"
+        world.virtual.remove(PERSISTENT_VOLUMES, VOLUME)
+        await world.settle(limit=10)
+        assert phase(world) == "Bound"
+
+
 async def test_a_deletion_that_was_seen_takes_the_host_claim_along() -> None:
     async with running() as world:
         world.virtual.create(claim())
