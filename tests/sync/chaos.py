@@ -317,9 +317,8 @@ class Chaos:
             if request.verb not in ("create", "patch") or request.resource != resource:
                 return False
             name = request.key.name or request.body["metadata"]["name"]
-            fault.message = (
-                f'{resource} "{name}" is forbidden: exceeded quota: compute, requested: 1, used: 4, limited: 4 in {HOST_NAMESPACE}'
-            )
+            quota = f"exceeded quota: compute, requested: count/{resource}=1, used: count/{resource}=4, limited: count/{resource}=4"
+            fault.message = f'{resource} "{name}" is forbidden: {quota}' if status == 403 else f"{HOST_NAMESPACE}/{name} is not welcome"
             return True
 
         fault = self._fault(Side.HOST, match, times=self.rng.randrange(1, 10), status=status, reason=reason)
