@@ -67,12 +67,12 @@ class Tenant:
 
     def wait_copy(self, plural: str, name: str, there: bool = True, namespace: str = "default") -> None:
         what = f"{plural} {name} {'on' if there else 'gone from'} the host"
-        wait_until(lambda: (self.copy(plural, name, namespace) is not None) is there, what, 10)
+        wait_until(lambda: (self.copy(plural, name, namespace) is not None) is there, what)
 
     def wait_data(self, plural: str, name: str, data: dict[str, str]) -> None:
         """Until the copy has this data, given as plain text."""
         wanted = {key: encoded(value.encode()) if plural == "secrets" else value for key, value in data.items()}
-        wait_until(lambda: (self.copy(plural, name) or {}).get("data") == wanted, f"{name} with {[*data]} on the host", 15)
+        wait_until(lambda: (self.copy(plural, name) or {}).get("data") == wanted, f"{name} with {[*data]} on the host")
 
     def told(self, plural: str, name: str) -> list[str]:
         """Warnings on an object, which say nothing of the host."""
@@ -139,7 +139,7 @@ def test_immutable_and_made_anew_with_other_contents(one: Tenant, plural: str) -
     one.use("user", plural, "fixed")
     one.wait_data(plural, "fixed", {"a": "1"})
     one.change(plural, "fixed", {"immutable": True})
-    wait_until(lambda: bool((one.copy(plural, "fixed") or {}).get("immutable")), "the copy is immutable too", 10)
+    wait_until(lambda: bool((one.copy(plural, "fixed") or {}).get("immutable")), "the copy is immutable too")
     one.remove(plural, "fixed")
     one.make(plural, "fixed", data={"a": "2"}, immutable=True)
     one.wait_data(plural, "fixed", {"a": "2"})
@@ -158,7 +158,7 @@ def test_a_secret_of_another_type_is_made_anew(one: Tenant) -> None:
     before = one.copy("secrets", "typed") or {}
     one.remove("secrets", "typed")
     one.make("secrets", "typed", data={"username": "a", "password": "b"}, type="kubernetes.io/basic-auth")
-    wait_until(lambda: (one.copy("secrets", "typed") or {}).get("type") == "kubernetes.io/basic-auth", "a copy of the new type", 15)
+    wait_until(lambda: (one.copy("secrets", "typed") or {}).get("type") == "kubernetes.io/basic-auth", "a copy of the new type")
     assert (one.copy("secrets", "typed") or {})["metadata"]["uid"] != before["metadata"]["uid"]
     one.remove("pods", "user")
     one.remove("secrets", "typed")
@@ -184,7 +184,7 @@ def test_the_largest_that_an_api_server_takes(one: Tenant) -> None:
     for plural in KINDS:
         one.wait_copy(plural, "large")
     one.change("configmaps", "large", {"binaryData": {"a": encoded(os.urandom(MEBIBYTE // 2)), "b": encoded(os.urandom(MEBIBYTE // 2))}})
-    wait_until(lambda: (one.copy("configmaps", "large") or {})["binaryData"].keys() == {"a", "b"}, "the change", 15)
+    wait_until(lambda: (one.copy("configmaps", "large") or {})["binaryData"].keys() == {"a", "b"}, "the change")
     one.remove("pods", "reader", "keeper")
     for plural in KINDS:
         one.remove(plural, "large")
@@ -197,7 +197,7 @@ def test_one_that_does_not_fit_with_our_annotations_is_told_and_tried_again(one:
     before = refusals()
     one.make("configmaps", "full", data={"a": "1"}, annotations={"note": "x" * (ANNOTATIONS_LIMIT - len("note"))})
     one.use("user", "configmaps", "full")
-    wait_until(lambda: any("larger than" in text for text in one.told("configmaps", "full")), "the refusal", 20)
+    wait_until(lambda: any("larger than" in text for text in one.told("configmaps", "full")), "the refusal")
     assert refusals() - before < 10
     assert one.copy("configmaps", "full") is None
     one.change("configmaps", "full", {"metadata": {"annotations": {"note": "short"}}})
@@ -211,7 +211,7 @@ def test_each_namespaces_certificate_authority(one: Tenant) -> None:
     namespaces = ("alpha", "beta")
     for namespace in namespaces:
         one.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        wait_until(lambda: one.api.find(one.path("configmaps", "kube-root-ca.crt", namespace)) is not None, "kube-root-ca.crt", 20)  # noqa: B023  called here
+        wait_until(lambda: one.api.find(one.path("configmaps", "kube-root-ca.crt", namespace)) is not None, "kube-root-ca.crt")  # noqa: B023  called here
         one.use("user", "configmaps", "kube-root-ca.crt", namespace=namespace)
     virtual = one.api.get(one.path("configmaps", "kube-root-ca.crt", "alpha"))
     for namespace in namespaces:
@@ -248,12 +248,12 @@ def test_what_nothing_refers_to_is_not_kept_in_memory(one: Tenant) -> None:
     before = one.kept()
     for name in names:
         one.make("secrets", name, data={"a": "x" * 20_000})
-    wait_until(lambda: one.daemon.metric('syncer_cache_objects{resource="secrets",side="virtual"}') >= len(names), "all seen", 10)
+    wait_until(lambda: one.daemon.metric('syncer_cache_objects{resource="secrets",side="virtual"}') >= len(names), "all seen")
     assert one.kept() - before < len(names) * 500
     one.use("heavy", "secrets", *names)
-    wait_until(lambda: one.kept() - before > len(names) * 20_000, "all kept while a pod mounts them", 20)
+    wait_until(lambda: one.kept() - before > len(names) * 20_000, "all kept while a pod mounts them")
     one.remove("pods", "heavy")
-    wait_until(lambda: one.kept() - before < len(names) * 500, "let go of", 20)
+    wait_until(lambda: one.kept() - before < len(names) * 500, "let go of")
     for name in names:
         one.wait_copy("secrets", name, there=False)
     one.remove("secrets", *names)
@@ -272,7 +272,7 @@ def test_all_of_them_if_so_asked(everything: Tenant) -> None:
     everything.wait_copy("secrets", "sh.helm.release.v1.app.v1")
     assert (everything.copy("secrets", "sh.helm.release.v1.app.v1") or {})["type"] == "helm.sh/release.v1"
     token = everything.api.get(everything.path("secrets", "token"))
-    wait_until(lambda: (everything.copy("secrets", "token") or {}).get("data", {}).keys() >= {"token"}, "the virtual cluster's token", 15)
+    wait_until(lambda: (everything.copy("secrets", "token") or {}).get("data", {}).keys() >= {"token"}, "the virtual cluster's token")
     copy = everything.copy("secrets", "token") or {}
     assert copy["type"] == "Opaque", "or the host's controllers would delete it, not knowing the account"
     assert copy["data"] == everything.api.get(everything.path("secrets", "token"))["data"]

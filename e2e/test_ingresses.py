@@ -67,13 +67,13 @@ class Tenant:
 
     def on_host(self, name: str) -> Obj:
         """The host Ingress, once it is there."""
-        wait_until(lambda: self.host.find(self.host_path(name)) is not None, f"{name} on the host", 10)
+        wait_until(lambda: self.host.find(self.host_path(name)) is not None, f"{name} on the host")
         found: Obj = self.host.get(self.host_path(name))
         return found
 
     def wait_host(self, name: str, path: str, value: object) -> None:
         """Until a field of the host Ingress's spec has that value."""
-        wait_until(lambda: self.on_host(name)["spec"].get(path) == value, f"{path} of {name} on the host: {value}", 10)
+        wait_until(lambda: self.on_host(name)["spec"].get(path) == value, f"{path} of {name} on the host: {value}")
 
     def told(self, kind: str, name: str) -> list[str]:
         """Warnings on an object, which say nothing of the host."""
@@ -85,13 +85,13 @@ class Tenant:
         return texts
 
     def wait_told(self, kind: str, name: str, words: str) -> None:
-        wait_until(lambda: any(words in text for text in self.told(kind, name)), f"{words!r} told on {kind} {name}", 15)
+        wait_until(lambda: any(words in text for text in self.told(kind, name)), f"{words!r} told on {kind} {name}")
 
     def settled(self, name: str) -> None:
         """Fails if a later change, which is synced too, brought anything else to the host Ingress than itself."""
         before = self.on_host(name)
         self.change(name, {"metadata": {"labels": {"mark": before["metadata"]["resourceVersion"]}}})
-        wait_until(lambda: self.on_host(name)["metadata"]["labels"].get("mark") == before["metadata"]["resourceVersion"], "a label", 10)
+        wait_until(lambda: self.on_host(name)["metadata"]["labels"].get("mark") == before["metadata"]["resourceVersion"], "a label")
         after = self.on_host(name)
         assert after["spec"] == before["spec"]
         assert after["metadata"]["generation"] == before["metadata"]["generation"]
@@ -173,15 +173,15 @@ def test_names_become_those_of_the_host_and_all_else_arrives_as_it_is(red: Tenan
         ALB + "conditions.web-x-default-x-red": "[]",
     }
     copies = [red.secret_path("users"), red.secret_path("ca", "shop"), red.secret_path("certificate")]
-    wait_until(lambda: all(red.host.find(path) for path in copies), "the Secrets that it names", 10)
-    wait_until(lambda: red.host.find(red.secret_path("headers").replace("secrets", "configmaps")) is not None, "its ConfigMap", 10)
+    wait_until(lambda: all(red.host.find(path) for path in copies), "the Secrets that it names")
+    wait_until(lambda: red.host.find(red.secret_path("headers").replace("secrets", "configmaps")) is not None, "its ConfigMap")
     assert red.host.find(red.secret_path("unused")) is None
     red.settled("all")
     red.change("all", {"metadata": {"annotations": {NGINX + "auth-secret": None}}})
-    wait_until(lambda: red.host.find(copies[0]) is None, "a Secret that it does not name any more is gone", 10)
+    wait_until(lambda: red.host.find(copies[0]) is None, "a Secret that it does not name any more is gone")
     red.api.delete(red.path("all"))
-    wait_until(lambda: red.host.find(red.host_path("all")) is None, "gone from the host", 10)
-    wait_until(lambda: not any(red.host.find(path) for path in copies), "and its Secrets", 10)
+    wait_until(lambda: red.host.find(red.host_path("all")) is None, "gone from the host")
+    wait_until(lambda: not any(red.host.find(path) for path in copies), "and its Secrets")
 
 
 def test_status_comes_up_and_what_the_hosts_controllers_add_stays(red: Tenant) -> None:
@@ -189,7 +189,7 @@ def test_status_comes_up_and_what_the_hosts_controllers_add_stays(red: Tenant) -
     path = red.on_host("shown")["spec"]["rules"][0]["http"]["paths"][0]
     address = {"loadBalancer": {"ingress": [{"hostname": "lb.example", "ports": [{"port": 443, "protocol": "TCP"}]}]}}
     red.change_on_host("shown", {"status": address}, "/status")
-    wait_until(lambda: red.api.get(red.path("shown"))["status"] == address, "the address", 10)
+    wait_until(lambda: red.api.get(red.path("shown"))["status"] == address, "the address")
     solver = {"path": "/.well-known/acme-challenge/x", "pathType": "ImplementationSpecific", "backend": backend("solver")}
     added = [{"host": "shown.example", "http": {"paths": [solver, path]}}]
     red.change_on_host("shown", {"metadata": {"annotations": {"theirs": "x"}, "finalizers": ["example.com/lb"]}, "spec": {"rules": added}})
@@ -198,14 +198,14 @@ def test_status_comes_up_and_what_the_hosts_controllers_add_stays(red: Tenant) -
     red.change_on_host("shown", {"spec": {"rules": [rule("stolen.example", "theirs")]}})
     red.wait_host("shown", "rules", [rule("shown.example", "web-x-default-x-red")])
     red.change_on_host("shown", {"status": {"loadBalancer": None}}, "/status")
-    wait_until(lambda: red.api.get(red.path("shown"))["status"] == {"loadBalancer": {}}, "the address has gone", 10)
+    wait_until(lambda: red.api.get(red.path("shown"))["status"] == {"loadBalancer": {}}, "the address has gone")
 
     red.api.delete(red.path("shown"))
-    wait_until(lambda: "deletionTimestamp" in red.on_host("shown")["metadata"], "deleted on the host too", 10)
+    wait_until(lambda: "deletionTimestamp" in red.on_host("shown")["metadata"], "deleted on the host too")
     uid = red.on_host("shown")["metadata"]["uid"]
     red.create("shown")
     red.change_on_host("shown", {"metadata": {"finalizers": None}})
-    wait_until(lambda: red.on_host("shown")["metadata"]["uid"] != uid, "a new one, after the old one's controller has let it go", 10)
+    wait_until(lambda: red.on_host("shown")["metadata"]["uid"] != uid, "a new one, after the old one's controller has let it go")
     red.api.delete(red.path("shown"))
 
 
@@ -231,25 +231,25 @@ def test_classes_of_the_host_are_shown_and_no_others_touched(red: Tenant, redder
     red.api.apply({"apiVersion": NETWORKING, "kind": "IngressClass", **own})
     parameters = {"apiGroup": "example.com", "kind": "P", "name": "p", "namespace": HOST, "scope": "Namespace"}
     host_class(red.host, "passing", parameters=parameters)
-    wait_until(lambda: bool(shown("passing")), "the host's class", 10)
+    wait_until(lambda: bool(shown("passing")), "the host's class")
     assert shown("passing")["spec"] == {"controller": "example.com/edge"}
     assert shown("passing")["metadata"]["annotations"] == {DEFAULT: "false", LABEL_MANAGED_BY: "red"}
     assert redder.api.find(f"{CLASSES}/passing") is None
     uid = shown("passing")["metadata"]["uid"]
     host_class(red.host, "passing", default=True, parameters=parameters)
-    wait_until(lambda: shown("passing")["metadata"]["annotations"][DEFAULT] == "true", "the default", 10)
+    wait_until(lambda: shown("passing")["metadata"]["annotations"][DEFAULT] == "true", "the default")
     assert shown("passing")["metadata"]["uid"] == uid
     red.host.delete(f"{CLASSES}/passing")
     host_class(red.host, "passing", controller="example.com/other")
-    wait_until(lambda: shown("passing").get("spec") == {"controller": "example.com/other"}, "another controller's class", 10)
+    wait_until(lambda: shown("passing").get("spec") == {"controller": "example.com/other"}, "another controller's class")
     red.api.delete(f"{CLASSES}/passing")
-    wait_until(lambda: bool(shown("passing")), "what the tenant deletes comes back", 10)
+    wait_until(lambda: bool(shown("passing")), "what the tenant deletes comes back")
     red.host.delete(f"{CLASSES}/passing")
-    wait_until(lambda: not shown("passing"), "the host's class is gone", 10)
+    wait_until(lambda: not shown("passing"), "the host's class is gone")
     assert shown("own")["spec"] == own["spec"]
     host_class(red.host, "own")
     host_class(red.host, "standard")
-    wait_until(lambda: bool(shown("standard")), "a later class", 10)
+    wait_until(lambda: bool(shown("standard")), "a later class")
     assert shown("own")["spec"] == own["spec"]
     red.host.delete(f"{CLASSES}/own")
 
@@ -265,7 +265,7 @@ def test_an_ingress_for_the_tenants_own_controller_stays_in_the_virtual_cluster(
     red.on_host("public")
     assert red.host.find(red.host_path("private")) is None
     red.change("public", {"spec": {"ingressClassName": "private"}})
-    wait_until(lambda: red.host.find(red.host_path("public")) is None, "gone when it becomes private", 10)
+    wait_until(lambda: red.host.find(red.host_path("public")) is None, "gone when it becomes private")
     red.change("private", {"spec": {"ingressClassName": "edge"}})
     red.wait_host("private", "ingressClassName", "edge")
     for name in ("private", "public"):
@@ -279,7 +279,7 @@ def test_the_hosts_default_class(red: Tenant, redder: Tenant) -> None:
     )
     assert red.create("defaulted")["spec"]["ingressClassName"] == "standard", "the virtual API server knows it as well"
     assert "ingressClassName" not in redder.create("defaulted")["spec"]
-    wait_until(lambda: redder.api.get(redder.path("defaulted"))["spec"].get("ingressClassName") == "standard", "shown", 10)
+    wait_until(lambda: redder.api.get(redder.path("defaulted"))["spec"].get("ingressClassName") == "standard", "shown")
     redder.settled("defaulted")
     redder.change("defaulted", {"spec": {"ingressClassName": None}})
     redder.wait_host("defaulted", "ingressClassName", None)
@@ -305,18 +305,18 @@ def test_a_certificate_that_the_hosts_cert_manager_keeps_is_left_to_it(red: Tena
     red.secret("issued", stringData={"tls.key": "the tenant's"})
     red.wait_told("Secret", "issued", "is taken")
     red.secret("brought", stringData={"tls.key": "the tenant's"})
-    wait_until(lambda: red.host.find(red.secret_path("brought")) is not None, "the tenant's own", 10)
+    wait_until(lambda: red.host.find(red.secret_path("brought")) is not None, "the tenant's own")
     brought = write("brought", "YnJvdWdodA==")
     red.wait_told("Secret", "brought", "cert-manager")
     red.secret("brought", stringData={"tls.key": "changed"})
     red.secret("users", stringData={"a": "b"})
     red.change("certified", {"metadata": {"annotations": {NGINX + "auth-secret": "users"}}})
-    wait_until(lambda: red.host.find(red.secret_path("users")) is not None, "another Secret", 10)
+    wait_until(lambda: red.host.find(red.secret_path("users")) is not None, "another Secret")
     for name, before in (("issued", issued), ("brought", brought)):
         assert red.host.get(red.secret_path(name))["data"] == before["data"]
         assert red.host.get(red.secret_path(name))["metadata"]["uid"] == before["metadata"]["uid"]
     red.api.delete(red.path("certified"))
-    wait_until(lambda: red.host.find(red.secret_path("brought")) is None, "our copy goes with the Ingress", 10)
+    wait_until(lambda: red.host.find(red.secret_path("brought")) is None, "our copy goes with the Ingress")
     assert red.host.get(red.secret_path("issued"))["metadata"]["uid"] == issued["metadata"]["uid"]
     red.host.delete(red.secret_path("issued"))
 
@@ -344,7 +344,7 @@ def test_a_host_name_that_the_host_refuses(red: Tenant, redder: Tenant) -> None:
             return failure.status == 422
         return False
 
-    wait_until(refused, "the policy is in force", 20)
+    wait_until(refused, "the policy is in force")
     redder.create("taken")
     redder.create("free")
     redder.on_host("free")
@@ -384,7 +384,7 @@ def test_two_tenants_and_a_stranger_in_one_namespace(red: Tenant, redder: Tenant
         assert host["metadata"]["annotations"][NGINX + "proxy-ssl-secret"] == f"password-x-default-x-{one.name}"
         assert host["spec"]["tls"] == [{"secretName": f"password-x-default-x-{one.name}"}]
     red.api.delete(red.path("same"))
-    wait_until(lambda: red.host.find(red.host_path("same")) is None, "the one is gone", 10)
+    wait_until(lambda: red.host.find(red.host_path("same")) is None, "the one is gone")
     assert "deletionTimestamp" not in redder.on_host("same")["metadata"]
     assert red.host.get(f"/api/v1/namespaces/{HOST}/secrets/password")["metadata"]["uid"] == uid
     redder.api.delete(redder.path("same"))

@@ -96,7 +96,7 @@ def shops(front: Traefik, tenant: StartTenant) -> list[Shop]:
     for shop in shops:
         shop.open()
     for shop in shops:
-        wait_until(shop.answers, f"{shop.host_name} answers", 60)
+        wait_until(shop.answers, f"{shop.host_name} answers")
     return shops
 
 
@@ -111,7 +111,7 @@ def test_each_host_name_leads_to_its_tenants_pod_with_its_tenants_certificate(sh
 
 def test_the_tenant_sees_where_it_is_published(shops: list[Shop]) -> None:
     published = {"loadBalancer": {"ingress": [{"ip": traefik.ADDRESS}]}}
-    wait_until(lambda: all(shop.status() == published for shop in shops), "the address in the status", 10)
+    wait_until(lambda: all(shop.status() == published for shop in shops), "the address in the status")
     for shop in shops:
         shown = kubectl(shop.daemon.virtual, "-n", NAMESPACE, "get", "ingress", "web", "--no-headers").split()
         assert shown[:5] == ["web", traefik.CLASS, shop.host_name, traefik.ADDRESS, "80,"]
@@ -129,7 +129,7 @@ def test_a_new_certificate_is_served(shops: list[Shop]) -> None:
     before, blue.ca = blue.ca, trustme.CA()
     assert not blue.answers()
     blue.bring_certificate()
-    wait_until(blue.answers, "the new certificate", 20)
+    wait_until(blue.answers, "the new certificate")
     with pytest.raises(ssl.SSLCertVerificationError):
         blue.front.ask(blue.host_name, "/hostname", ca=before.cert_pem.bytes().decode())
     assert green.answers()
@@ -138,17 +138,17 @@ def test_a_new_certificate_is_served(shops: list[Shop]) -> None:
 def test_changed_rules_are_served(shops: list[Shop]) -> None:
     blue = shops[0]
     blue.publish("/elsewhere")
-    wait_until(lambda: blue.ask()[0] == 404, "the old path is gone", 20)
+    wait_until(lambda: blue.ask()[0] == 404, "the old path is gone")
     blue.publish("/hostname")
-    wait_until(blue.answers, "the new path", 20)
+    wait_until(blue.answers, "the new path")
 
 
 def test_it_ends_with_the_ingress_and_only_for_its_tenant(shops: list[Shop]) -> None:
     blue, green = shops
     blue.api.delete(f"{INGRESSES}/web")
-    wait_until(lambda: blue.front.ask_openly(blue.host_name, "/hostname")[0] == 404, "the host name leads nowhere", 20)
-    wait_until(lambda: not blue.answers(), "the certificate is not served any more", 20)
+    wait_until(lambda: blue.front.ask_openly(blue.host_name, "/hostname")[0] == 404, "the host name leads nowhere")
+    wait_until(lambda: not blue.answers(), "the certificate is not served any more")
     copy = f"/api/v1/namespaces/{HOST_NAMESPACE}/secrets/certificate-x-default-x-blue"
-    wait_until(lambda: blue.daemon.virtual.host.api.find(copy) is None, "the certificate has left the host", 10)
+    wait_until(lambda: blue.daemon.virtual.host.api.find(copy) is None, "the certificate has left the host")
     assert blue.api.find(f"{SECRETS}/certificate") is not None
     assert green.answers()
