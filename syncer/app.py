@@ -388,6 +388,10 @@ class App:
             yield Reading(Measure.DELETIONS_HELD, name, held.get(loop.spec.name, 0))
             for state in State:
                 yield Reading(Measure.PAIRS, (loop.spec.name, state), counts[loop.spec.name, state])
+            for cause, count in loop.refusals().items():
+                yield Reading(Measure.REFUSED, (loop.spec.name, cause), count)
+        for labels, count in ledger.drift_counts().items():
+            yield Reading(Measure.DRIFTING, labels, count)
         for (side, resource), informer in engine.caches.informers.items():
             place = (side, str(resource))
             yield Reading(Measure.CACHE_OBJECTS, place, len(informer.store))

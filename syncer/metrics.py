@@ -35,6 +35,12 @@ class Measure(Enum):
     QUEUE_DEPTH = ("syncer_queue_depth", "Pairs that wait for a worker.", ("resource",))
     QUEUE_OLDEST = ("syncer_queue_oldest_seconds", "For how long the pair that waits longest has been waiting.", ("resource",))
     PAIRS = ("syncer_pairs", "Pairs that are not in sync, by where they stand.", ("resource", "state"))
+    REFUSED = ("syncer_pairs_refused", "Pairs that an API server refuses, by cause.", ("resource", "cause"))
+    DRIFTING = (
+        "syncer_pairs_drifting",
+        "Pairs with a field that one side does not keep: it does not have it, or somebody there changes it.",
+        ("resource", "side", "why"),
+    )
     LIMIT = ("syncer_api_concurrency_limit", "How many requests at once the API server is trusted with now.", ("side", "lane"))
     IN_FLIGHT = ("syncer_api_requests_in_flight", "Requests that wait for an answer.", ("side", "lane"))
     CACHE_OBJECTS = ("syncer_cache_objects", "Objects in the cache.", ("side", "resource"))

@@ -203,11 +203,16 @@ class Client:
         subresource: str = "",
         lane: Lane = Lane.SPEC,
         dry_run: bool = False,
+        warnings: list[str] | None = None,
     ) -> Obj:
-        """The object as it was created. With `name` and `subresource`: a POST to these (pods/x/binding, serviceaccounts/x/token)."""
+        """The object as it was created. With `name` and `subresource`: a POST to these (pods/x/binding, serviceaccounts/x/token).
+
+        What the API server warns of is added to `warnings`.
+        """
         path = _path(resource, namespace, name, subresource)
         params = {"dryRun": "All"} if dry_run else None
         created = await self._call("create", resource, subresource, "POST", path, params=params, body=obj, lane=lane)
+        _note_warnings(created, warnings)
         return codec.prune(created.obj())
 
     async def patch(
@@ -220,8 +225,9 @@ class Client:
         subresource: str = "",
         lane: Lane = Lane.SPEC,
         field_manager: str = "syncer",
+        warnings: list[str] | None = None,
     ) -> Obj:
-        """The object as it is after the patch. `body` is a list for "json", else the part of an object."""
+        """The object as it is after the patch. `body` is a list for "json", else the part of an object. `warnings` as for `create`."""
         path = _path(resource, key.namespace, key.name, subresource)
         patched = await self._call(
             "patch",
@@ -234,6 +240,7 @@ class Client:
             content_type=_CONTENT_TYPES[strategy],
             lane=lane,
         )
+        _note_warnings(patched, warnings)
         return codec.prune(patched.obj())
 
     async def delete(
@@ -405,6 +412,11 @@ def _shape(resource: Resource, obj: Obj, *, metadata_only: bool) -> Obj:
     obj.setdefault("apiVersion", resource.api_version)
     obj.setdefault("kind", resource.kind)
     return codec.prune(obj)
+
+
+def _note_warnings(answer: Answer, warnings: list[str] | None) -> None:
+    if warnings is not None and "Warning" in answer.headers:
+        warnings += [value for name, value in answer.headers.items() if name.lower() == "warning"]
 
 
 def _now() -> float:

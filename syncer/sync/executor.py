@@ -6,6 +6,7 @@ does about them: Stale (decide again), Refused (tell the tenant), Held (ask a pe
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from syncer.errors import AlreadyExists, ApiError, Conflict, Forbidden, Held, In
 from syncer.kube import codec
 from syncer.kube.types import PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
 from syncer.naming import LABEL_MANAGED_BY
+from syncer.sync.contests import Contests, Drift, Why
+from syncer.sync.fields import dropped, holds, text_of
 from syncer.sync.intents import Again, Bind, Create, Delete, Intent, MintToken, Patch, Refuse, Wait, Warn
 from syncer.sync.recorder import Notice, Recorder
 from syncer.sync.refusals import Cause, refusal_of
@@ -22,7 +25,7 @@ from syncer.translate.messages import host_names_hidden
 from syncer.translate.metadata import TOKEN_EXPIRY, recorded_uid, virtual_key
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from syncer.kube.client import Client
     from syncer.sync.caches import Caches
@@ -42,6 +45,10 @@ class Outcome:
     waits: list[Wait] = field(default_factory=list)
     again: float | None = None
 
+    def look_again(self, after: float) -> None:
+        """At the latest in so many seconds."""
+        self.again = after if self.again is None else min(self.again, after)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -52,6 +59,8 @@ class Subject:
     orphans: Callable[[Side], Awaitable[Orphans]]
     quiet: Callable[[bool], None]
     """While told True, changes in the caches do not have this pair decided again."""
+    drift: Callable[[Drift], None]
+    """Told of fields that one side does not keep."""
 
 
 def _aloud(_on: bool) -> None:
@@ -67,6 +76,7 @@ class Executor:
         self._fence = fence
         self._guard = guard
         self._recorder = recorder
+        self._contests = Contests(lambda: asyncio.get_running_loop().time())
 
     async def carry_out(self, subject: Subject, intents: Sequence[Intent]) -> Outcome:
         """All intents in order, up to the first that fails; only further patches that stand for themselves follow one that is refused.
@@ -82,7 +92,7 @@ class Executor:
                 case Wait():
                     outcome.waits.append(intent)
                 case Again(after=after):
-                    outcome.again = after if outcome.again is None else min(outcome.again, after)
+                    outcome.look_again(after)
                 case Warn(on=ref, reason=reason, message=message):
                     self.warn(ref, reason, message)
                 case Refuse(reason=reason, message=message):
@@ -90,13 +100,11 @@ class Executor:
                 case _:
                     self._fence.require_open()
                     try:
-                        await self._write(subject, intent)
+                        await self._write(subject, intent, outcome)
                     except Refused as error:
                         if not isinstance(intent, Patch):
                             raise
                         refused = refused or error
-                    else:
-                        outcome.writes += 1
         if refused is not None:
             raise refused
         return outcome
@@ -114,7 +122,7 @@ class Executor:
     async def mark(self, patch: Patch, quiet: Callable[[bool], None]) -> None:
         """Write a patch that nothing is to be decided upon; raises as `carry_out`, but never Refused."""
         self._fence.require_open()
-        await self._send(patch, quiet)
+        self._keep(patch, await self._send(patch, patch.body, []), quiet)
 
     def _regarding(self, ref: Ref) -> Obj | None:
         obj = self._caches.stores[ref.side, ref.resource].get(ref.key)
@@ -123,14 +131,15 @@ class Executor:
         metadata = {field: value for field, value in obj["metadata"].items() if field in _REGARDING}
         return {"apiVersion": ref.resource.api_version, "kind": ref.resource.kind, "metadata": metadata}
 
-    async def _write(self, subject: Subject, intent: Create | Patch | Delete | Bind | MintToken) -> None:
+    async def _write(self, subject: Subject, intent: Create | Patch | Delete | Bind | MintToken, outcome: Outcome) -> None:
         """Raises Refused for what an API server refuses."""
         try:
             match intent:
                 case Create():
                     await self._create(subject, intent)
                 case Patch():
-                    await self._send(intent)
+                    await self._patch(subject, intent, outcome)
+                    return
                 case Delete():
                     await self._delete(subject, intent)
                 case Bind():
@@ -143,13 +152,15 @@ class Executor:
             if refusal is None:
                 raise
             raise refusal from error
+        outcome.writes += 1
 
     async def _create(self, subject: Subject, intent: Create) -> None:
         key = key_of(intent.obj)
+        warnings: list[str] = []
         for ref, name in intent.vacant:
             await self._require_vacant(ref, name)
         try:
-            made = await self._create_valid(intent, key.namespace)
+            made = await self._create_valid(intent, key.namespace, warnings)
         except AlreadyExists as error:
             await self._look_again(subject, intent, key, error)
         except NotFound:
@@ -163,6 +174,11 @@ class Executor:
                 raise Stale(f"the {intent.side} namespace {key.namespace} is terminating") from None
             raise
         else:
+            drifts = self._contests.warned(intent.side, intent.resource, warnings)
+            told = {drift.path for drift in drifts}
+            silent = [path for path in dropped(intent.obj, made) if text_of(path) not in told] if not intent.alternatives else []
+            drifts += [self._contests.tell(intent.side, intent.resource, path, Why.NOT_KEPT) for path in silent]
+            self._tell(subject, drifts, made=True)
             self._keep(intent, made, subject.quiet if intent.settles else _aloud)
 
     def _keep(self, intent: Create | Patch, answered: Obj, quiet: Callable[[bool], None]) -> None:
@@ -172,14 +188,14 @@ class Executor:
         finally:
             quiet(False)
 
-    async def _create_valid(self, intent: Create, namespace: str) -> Obj:
+    async def _create_valid(self, intent: Create, namespace: str, warnings: list[str]) -> Obj:
         """The first of the intent's objects that the API server finds valid; the last one's error if it finds none."""
         client = self._clients[intent.side]
         *bodies, last = (intent.obj, *intent.alternatives)
         for body in bodies:
             with suppress(Invalid):
-                return await client.create(intent.resource, namespace, body, lane=intent.lane)
-        return await client.create(intent.resource, namespace, last, lane=intent.lane)
+                return await client.create(intent.resource, namespace, body, lane=intent.lane, warnings=warnings)
+        return await client.create(intent.resource, namespace, last, lane=intent.lane, warnings=warnings)
 
     async def _require_vacant(self, ref: Ref, name: str) -> None:
         """Ask the API server itself: what is not ours is in no cache."""
@@ -210,11 +226,33 @@ class Executor:
         self._caches.keep(intent.side, intent.resource, found)
         raise Stale(f"{intent.side} {intent.resource} {key} was there already") from error
 
-    async def _send(self, intent: Patch, quiet: Callable[[bool], None] = _aloud) -> None:
-        body = {**intent.body, "metadata": {**(intent.body.get("metadata") or {}), "uid": intent.uid}}
+    async def _patch(self, subject: Subject, intent: Patch, outcome: Outcome) -> None:
+        """Send what is not known to come to nothing."""
+        wish, again = self._contests.worth_asking(intent.side, intent.resource, intent.uid, intent.body)
+        if again is not None:
+            outcome.look_again(again)
+        if wish is not intent.body and self._is_so(intent, wish):
+            return
+        warnings: list[str] = []
+        changed = await self._send(intent, wish, warnings)
+        outcome.writes += 1
+        drifts = self._contests.warned(intent.side, intent.resource, warnings)
+        drifts += self._contests.answered(intent.side, intent.resource, intent.uid, wish, changed)
+        self._tell(subject, drifts)
+        self._keep(intent, changed, _aloud)
+
+    async def _send(self, intent: Patch, wish: Mapping[str, Any], warnings: list[str]) -> Obj:
+        body = {**wish, "metadata": {**(wish.get("metadata") or {}), "uid": intent.uid}}
+        client = self._clients[intent.side]
         try:
-            changed = await self._clients[intent.side].patch(
-                intent.resource, intent.key, body, strategy=intent.strategy, subresource=intent.subresource, lane=intent.lane
+            return await client.patch(
+                intent.resource,
+                intent.key,
+                body,
+                strategy=intent.strategy,
+                subresource=intent.subresource,
+                lane=intent.lane,
+                warnings=warnings,
             )
         except (NotFound, Conflict) as error:
             raise Stale(str(error)) from None
@@ -222,7 +260,30 @@ class Executor:
             if any(str(cause.get("field")) == "metadata.uid" for cause in error.details.get("causes") or ()):
                 raise Stale(str(error)) from None
             raise
-        self._keep(intent, changed, quiet)
+
+    def _is_so(self, intent: Patch, wish: Mapping[str, Any]) -> bool:
+        """Whether a patch of which something was left out would change nothing any more."""
+        if not wish:
+            return True
+        store = self._caches.stores.get((intent.side, intent.resource))
+        return store is not None and holds(store.get(intent.key), wish)
+
+    def _tell(self, subject: Subject, drifts: Iterable[Drift], *, made: bool = False) -> None:
+        """The tenant hears what the host does with his object; what the virtual side does not keep of a status only the operator."""
+        by_reason: dict[str, list[str]] = {}
+        for drift in drifts:
+            subject.drift(drift)
+            if drift.side is Side.HOST:
+                by_reason.setdefault("FieldContested" if drift.why is Why.CONTESTED else "FieldNotKept", []).append(drift.path)
+        ref = subject.spec.virtual_ref(subject.key)
+        for reason, paths in by_reason.items():
+            what = ", ".join(sorted(set(paths)))
+            if reason == "FieldContested":
+                message = f"something on the host cluster keeps changing {what} back; it is left as it is there"
+            else:
+                message = f"the host cluster does not keep {what}; {'it is made' if made else 'it goes on'} without"
+            if ref is not None:
+                self.warn(ref, reason, message)
 
     async def _delete(self, subject: Subject, intent: Delete) -> None:
         if intent.unexplained:
@@ -323,7 +384,8 @@ class Executor:
             await self._create(subject, Create(Side.HOST, SECRETS, body))
             return
         key = key_of(intent.secret)
-        await self._send(Patch(Side.HOST, SECRETS, key, intent.secret_uid, {"metadata": {"annotations": annotation}, "data": data}))
+        patch = Patch(Side.HOST, SECRETS, key, intent.secret_uid, {"metadata": {"annotations": annotation}, "data": data})
+        self._keep(patch, await self._send(patch, patch.body, []), _aloud)
 
     def _hide(self, subject: Subject, text: str) -> str:
         ref = subject.spec.host_ref(self._caches.names, subject.key)

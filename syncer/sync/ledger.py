@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from syncer.kube.types import Key
+    from syncer.sync.contests import Drift
+
+_WRITES_REMEMBERED = 10_000
 
 
 class State(StrEnum):
@@ -40,11 +43,21 @@ class Row:
     cause: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Write:
+    """The last write to a pair: when (epoch seconds), and how long after its cause was seen; `lag` is None where nobody was waiting."""
+
+    at: float
+    lag: float | None
+
+
 class Ledger:
-    """Rows by resource name and virtual key."""
+    """Rows by resource name and virtual key. Of pairs in sync it knows the last write, if that is among the latest, and what drifts."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Key], Row] = {}
+        self._writes: OrderedDict[tuple[str, Key], Write] = OrderedDict()
+        self._drifts: dict[tuple[str, Key], frozenset[Drift]] = {}
 
     def put(
         self, resource: str, key: Key, state: State, reason: str, *, now: float, next_try: float | None = None, cause: str = ""
@@ -74,3 +87,34 @@ class Ledger:
     def counts(self) -> Counter[tuple[str, State]]:
         """How many pairs stand where, by resource name and state."""
         return Counter((resource, row.state) for (resource, _), row in self._rows.items())
+
+    def wrote(self, resource: str, key: Key, write: Write) -> None:
+        """Something of the pair was written; the oldest such notes are dropped."""
+        self._writes[resource, key] = write
+        self._writes.move_to_end((resource, key))
+        if len(self._writes) > _WRITES_REMEMBERED:
+            self._writes.popitem(last=False)
+
+    def last_write(self, resource: str, key: Key) -> Write | None:
+        """The last write to the pair, None when that is long ago."""
+        return self._writes.get((resource, key))
+
+    def drifted(self, resource: str, key: Key, drift: Drift) -> None:
+        """A field of the pair is not kept as it was written."""
+        self._drifts[resource, key] = self.drifts(resource, key) | {drift}
+
+    def drifts(self, resource: str, key: Key) -> frozenset[Drift]:
+        """The fields of the pair that are not what they should be."""
+        return self._drifts.get((resource, key), frozenset())
+
+    def drift_counts(self) -> Counter[tuple[str, str, str]]:
+        """How many pairs have a field that is not kept, by resource name, side and why."""
+        kinds = (
+            (resource, kind) for (resource, _), drifts in self._drifts.items() for kind in {(drift.side, drift.why) for drift in drifts}
+        )
+        return Counter((resource, side, why) for resource, (side, why) in kinds)
+
+    def forget(self, resource: str, key: Key) -> None:
+        """The pair is gone."""
+        self._writes.pop((resource, key), None)
+        self._drifts.pop((resource, key), None)

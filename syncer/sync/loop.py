@@ -17,7 +17,7 @@ from syncer.sync.complaints import Complaints
 from syncer.sync.executor import Subject
 from syncer.sync.guard import Orphans
 from syncer.sync.intents import Delete, Pair, Wait
-from syncer.sync.ledger import Ledger, State
+from syncer.sync.ledger import Ledger, State, Write
 from syncer.translate.metadata import recorded_uid
 
 if TYPE_CHECKING:
@@ -192,7 +192,10 @@ class Loop:
         view = self._caches.view()
         pair = self.pair(key, view)
         intents = self.spec.decide(pair, view)
-        outcome = await self._executor.carry_out(Subject(self.spec, key, self._count_orphans, partial(self._quieten, key)), intents)
+        subject = Subject(
+            self.spec, key, self._count_orphans, partial(self._quieten, key), partial(self._ledger.drifted, self.spec.name, key)
+        )
+        outcome = await self._executor.carry_out(subject, intents)
         self.queue.forget(key)
         written, settled = bool(outcome.writes), not outcome.waits
         await self._complaints.accepted(key, pair.virtual, written=written, settled=settled)
@@ -205,6 +208,11 @@ class Loop:
         row = self._ledger.clear(self.spec.name, key)
         if row is not None and row.state is not State.WAITING:
             log.info("pair.recovered", resource=self.spec.name, key=str(key), state=row.state, after=round(self._wall() - row.since, 1))
+        if pair.virtual is None:
+            self._ledger.forget(self.spec.name, key)
+        elif outcome.writes:
+            now, seen = self._clock(), self._changed_at.get(key)
+            self._ledger.wrote(self.spec.name, key, Write(self._wall(), None if seen is None else now - seen))
         if outcome.writes:
             log.debug("pair.synced", resource=self.spec.name, key=str(key), writes=outcome.writes)
         return "synced"

@@ -226,7 +226,10 @@ class FakeApiServer(Faults):
             return struck
         if isinstance(answer, str):
             return web.Response(text=answer)
-        return _json(code, as_partial(answer) if partial else answer)
+        response = _json(code, as_partial(answer) if partial else answer)
+        for warning in self._handlers.warnings(request):
+            response.headers.add("Warning", warning)
+        return response
 
     def _authenticate(self, request: Request) -> None:
         if self.tokens and request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:

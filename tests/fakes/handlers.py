@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from syncer.kube.types import PODS, SERVICE_ACCOUNTS, Key, Obj, Resource, key_of
+from syncer.sync.fields import text_of, without
 from tests.fakes import patches
 from tests.fakes.registry import Registry
 from tests.fakes.requests import Request
@@ -36,6 +37,10 @@ class Features:
     bookmark_every: float = 60.0
     version: str = "1.36"
     allows: Callable[[Obj], bool] = lambda _attributes: True
+    lacks: set[tuple[str, ...]] = field(default_factory=set)
+    """Fields that its version does not have, as in syncer.sync.fields: they are dropped."""
+    warns: bool = True
+    """Whether it tells so; it does not where a feature gate is off."""
 
 
 class Handlers:
@@ -73,8 +78,15 @@ class Handlers:
             raise method_not_allowed()
         return 200, self.registry.delete(resource, key, _delete_options(request), dry_run=dry_run)
 
+    def warnings(self, request: Request) -> list[str]:
+        """The values of Warning headers for what is written."""
+        body = request.body
+        if not self.features.warns or request.verb not in ("create", "patch") or not isinstance(body, dict):
+            return []
+        return [f'299 - "unknown field \\"{text_of(path)}\\""' for path in self.features.lacks if without(body, [path]) != body]
+
     def _create(self, request: Request, resource: Resource) -> tuple[int, Obj]:
-        key, body = request.key, request.body
+        key, body = request.key, without(request.body, self.features.lacks)
         dry_run = request.params.get("dryRun") == "All"
         if not request.subresource:
             if key.name:
@@ -95,7 +107,7 @@ class Handlers:
         custom = resource.group not in _BUILT_IN_GROUPS and not resource.group.endswith(".k8s.io")
         if apply_patch is None or (custom and kind == "application/strategic-merge-patch+json"):
             raise Failure(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
-        body = request.body
+        body = without(request.body, self.features.lacks) if isinstance(request.body, dict) else request.body
         if kind == "application/apply-patch+yaml":
             if not request.params.get("fieldManager"):
                 problem = "Required value: is required for apply patch"

@@ -133,7 +133,7 @@ OURS_NOW = {**OURS, "lastTransitionTime": "now"}
         pytest.param(PODS, marked(PODS, SCHEDULED, OURS), True, None, [{"$patch": "delete", "type": CONDITION}], id="cleared"),
         pytest.param(PODS, marked(PODS, {**FULL, "reason": "Unschedulable"}), True, None, None, id="a scheduler's words stay"),
         pytest.param(SERVICES, marked(SERVICES), False, REFUSED, [OURS_NOW], id="a service"),
-        pytest.param(PERSISTENT_VOLUME_CLAIMS, marked(PERSISTENT_VOLUME_CLAIMS), True, REFUSED, None, id="a claim's conditions are the host's"),
+        pytest.param(PERSISTENT_VOLUME_CLAIMS, marked(PERSISTENT_VOLUME_CLAIMS), True, REFUSED, None, id="a claim's are the host's"),
         pytest.param(CONFIGMAPS, marked(CONFIGMAPS), False, REFUSED, None, id="no conditions"),
     ],
 )  # fmt: skip
