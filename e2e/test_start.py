@@ -74,7 +74,7 @@ def wait_asked(daemon: Daemon, prefix: str, times: int) -> None:
     ("flag", "words"),
     [
         ("--lease-duration=soon", "syncer: --lease-duration: 'soon' is not a duration; write 15s, 1m30s or a number of seconds"),
-        ("--sync=podz", "syncer: --sync: there is no resource 'podz'; it knows configmaps, events, fake-nodes, pods"),
+        ("--sync=podz", "syncer: --sync: there is no resource 'podz'; it knows configmaps, endpoints, events, fake-nodes"),
     ],
 )
 def test_a_wrong_flag_ends_it(make: MakeDaemon, flag: str, words: str) -> None:
@@ -145,9 +145,8 @@ def test_missing_rights_are_told_and_waited_for(virtual: VirtualCluster, make: M
     rows = {line["loop"]: line for line in told(daemon, "extent.row")}
     assert rows["pods"]["on"] is True
     assert "without pods/ephemeralcontainers: Role lacks patch of pods/ephemeralcontainers" in str(rows["pods"]["why"])
-    assert {name: (line["on"], line["level"]) for name, line in rows.items() if not line["on"]} == {
-        spec.name: (False, "warning") for spec in ALL if spec.dispensable and spec.default and not spec.part_of
-    }
+    dispensable = {spec.name: (False, "warning") for spec in ALL if spec.dispensable and spec.default and not spec.part_of}
+    assert {name: (line["on"], line["level"]) for name, line in rows.items() if not line["on"]} == {**dispensable, "nodes": (False, "info")}
 
 
 def test_the_kubeconfig_of_the_virtual_cluster_may_come_later(virtual: VirtualCluster, make: MakeDaemon, tmp_path: Path) -> None:
