@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from e2e.guestbook import kubectl
+from e2e.lab import controller_manager
 from e2e.lab.api import ApiFailure, wait_until
 from syncer.naming import ANNOTATION_UID, LABEL_MANAGED_BY, Names
 
@@ -429,6 +430,32 @@ class TestWithARoleOnly:
         assert poor.virtual.phase("same") == "Pending"
         poor.virtual.api.delete(f"{VOLUMES}/pvc-same")
         poor.wait_phase("same", "Bound")
+
+    def test_a_binder_in_the_virtual_cluster_finds_its_work_done(self, poor: Tenant) -> None:
+        """k3s in a virtual cluster runs without one; other control planes may have it."""
+        virtual = poor.daemon.virtual
+        virtual.stop_controllers()
+        controller_manager.start(virtual, controllers="*,-nodelifecycle,-nodeipam,-ttl")
+        try:
+            poor.ask("both")
+            poor.provision("both", "pvc-both")
+            poor.wait_phase("both", "Bound")
+            wait_until(lambda: (poor.virtual.volume("pvc-both") or {})["status"].get("phase") == "Bound", "the volume too", 20)
+            before = self.versions(poor)
+            for number in range(3):
+                decided = poor.daemon.metrics_sum("syncer_reconciles_total{")
+                body = {"metadata": {"annotations": {"volumes.e2e/number": str(number)}}}
+                poor.host.patch(poor.host.path(poor.host_name("both")), body)
+                wait_until(lambda decided=decided: poor.daemon.metrics_sum("syncer_reconciles_total{") > decided, "decided again", 10)  # type: ignore[misc]
+            assert self.versions(poor) == before
+            poor.delete("both")
+            wait_until(lambda: poor.virtual.volume("pvc-both") is None, "the volume is gone", 30)
+        finally:
+            virtual.stop_controllers()
+            virtual.start_controllers()
+
+    def versions(self, tenant: Tenant) -> list[str]:
+        return [(found or {})["metadata"]["resourceVersion"] for found in (tenant.virtual.claim("both"), tenant.virtual.volume("pvc-both"))]
 
     def test_a_refusal_by_quota_reaches_the_claim(self, poor: Tenant) -> None:
         namespace = poor.host.namespace
