@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CONTENT_TYPES = {"merge": "application/merge-patch+json", "strategic": "application/strategic-merge-patch+json"}
 _GONE_OR_CHANGED = (404, 409)
+_INVALID = 422
 
 Write = Create | Patch | Delete | Bind
 
@@ -99,7 +100,7 @@ class Cluster:
         try:
             match intent:
                 case Create():
-                    self.create(intent.side, intent.resource, intent.obj)
+                    self._create_valid(intent)
                 case Patch():
                     body = {**intent.body, "metadata": {**(intent.body.get("metadata") or {}), "uid": intent.uid}}
                     path = intent.resource.path(*intent.key, intent.subresource)
@@ -113,6 +114,18 @@ class Cluster:
             if failure.status not in _GONE_OR_CHANGED:
                 raise
             raise _Stale from failure
+
+    def _create_valid(self, intent: Create) -> None:
+        *bodies, last = (intent.obj, *intent.alternatives)
+        for body in bodies:
+            try:
+                self.create(intent.side, intent.resource, body)
+            except ApiFailure as failure:
+                if failure.status != _INVALID:
+                    raise
+            else:
+                return
+        self.create(intent.side, intent.resource, last)
 
     def _bind(self, intent: Bind) -> None:
         metadata = {"name": intent.key.name, "uid": intent.uid}

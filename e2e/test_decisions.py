@@ -265,7 +265,7 @@ def test_events_are_mirrored_once_per_version(cluster: Cluster) -> None:
     key = Key("default", "told.1a2b")
     for count in (1, 2):
         cluster.patch(Side.HOST, EVENTS, Key(host_key.namespace, f"{host_key.name}.1a2b"), {"count": count})
-        assert cluster.settle(events.SPEC, key) == []
+        wait_until(lambda: cluster.settle(events.SPEC, key) == [], "the event was written long enough ago", 10)
         event = cluster.get(Side.VIRTUAL, EVENTS, key)
         assert (event["count"], event["message"], event["involvedObject"]["name"]) == (count, "of default/told", "told")
     writes = len(cluster.log)

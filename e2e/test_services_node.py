@@ -44,14 +44,14 @@ def pairs(daemon: Daemon) -> ServicePairs:
 
 
 def ask(daemon: Daemon, where: str) -> str:
-    """What a pod of the tenant gets from there; "" while it gets nothing."""
+    """What a pod of the tenant gets from there, or what keeps it from that."""
     virtual = daemon.virtual
     tools = virtual.host_namespace, guestbook.host_pod_name(virtual, "tools", "default")
-    return guestbook.in_pod(virtual.host, *tools, "sh", "-c", f"wget -T 2 -qO- http://{where} || true").strip()
+    return guestbook.in_pod(virtual.host, *tools, "sh", "-c", f"timeout 3 wget -q -O - http://{where} 2>&1 || true").strip()
 
 
 def wait_answer(daemon: Daemon, where: str) -> None:
-    wait_until(lambda: ask(daemon, where) == "web", f"an answer from {where}", 60)
+    wait_until(lambda: ask(daemon, where) == "web", f"an answer from {where}: {ask(daemon, where)}", 60)
 
 
 def web(daemon: Daemon) -> Obj:

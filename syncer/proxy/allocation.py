@@ -25,6 +25,7 @@ from syncer.translate.services import (
     changing_mark,
     is_excluded,
     is_external_name,
+    is_unlike,
     pending_service,
     pending_since,
     spec_changes,
@@ -123,6 +124,9 @@ class HostAllocator:
         if recorded_uid(found) and pending_since(found) is None and await self._is_stored(key):
             return None  # this create is about to fail, and must not change what the existing Service has
         if is_deleting(found):
+            raise Stale(f"the previous Service {key} is just being removed on the host; try again")
+        if is_unlike(service, found):
+            await self._host.delete(SERVICES, host_key, uid=uid_of(found))
             raise Stale(f"the previous Service {key} is just being removed on the host; try again")
         patch: Obj = {"metadata": {"uid": uid_of(found), "annotations": body["metadata"]["annotations"]}}
         if changes := spec_changes(self._names, service, found):

@@ -56,11 +56,11 @@ def _with_both(key: Key, virtual: Obj, host: Obj, view: View) -> list[Intent]:
         return [Again(after=remaining)]
     released = services.before_release(virtual)
     wanted = released or virtual
+    if services.is_unlike(wanted, host):
+        return [_delete(host, "a Service cannot gain or lose its address, so it is made anew"), _until_gone(host)]
     down = _down(wanted, host, view)
     if any("spec" in patch.body for patch in down):
         return [*down]  # the host allocates or gives up addresses and ports as it takes that; the rest follows from its answer
-    if services.is_headless(wanted) != services.is_headless(host):
-        return [_delete(host, "a Service cannot gain or lose its address, so it is made anew"), _until_gone(host)]
     if released is None and not services.has_foreign_address(virtual, host):
         return [*down, *_up(key, virtual, host, view)]
     return [*down, *_readdressed(key, virtual, host, view)]

@@ -60,6 +60,11 @@ def is_external_name(service: Mapping[str, Any]) -> bool:
     return bool(_spec(service).get("type") == "ExternalName")
 
 
+def is_unlike(service: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether one is headless and the other has an address: no Service can become the other kind but by way of an ExternalName."""
+    return not is_external_name(service) and not is_external_name(other) and is_headless(service) != is_headless(other)
+
+
 def has_own_endpoints(service: Mapping[str, Any] | None) -> bool:
     """Whether what is behind it is somebody else's business than a controller's: it has no selector."""
     return service is not None and not is_external_name(service) and not _spec(service).get("selector")

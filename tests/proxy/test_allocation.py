@@ -221,6 +221,23 @@ async def test_a_predecessors_host_service_is_taken_over_before_its_deletion_was
         assert await one.world.scan_writes() == []
 
 
+@pytest.mark.parametrize("addresses", [(None, "None"), ("None", None)], ids=["headless now", "not headless any more"])
+async def test_a_predecessor_of_the_other_kind_is_not_taken_over(addresses: tuple[str | None, str | None]) -> None:
+    async with desk() as one:
+        before, now = ({"clusterIP": address} if address else {} for address in addresses)
+        await one.create(service("web", **before))
+        await one.world.settle()
+        one.world.virtual.hang_watches()
+        one.world.virtual.remove(SERVICES, WEB)
+        with pytest.raises(Stale, match="try again"):
+            await one.allocator.allocate(review(service("web", **now)))
+        virtual = await one.create(service("web", **now))
+        one.world.virtual.resume_watches()
+        await one.world.settle()
+        assert virtual["spec"]["clusterIP"] == one.virtual()["spec"]["clusterIP"] == one.host()["spec"]["clusterIP"]
+        assert (virtual["spec"]["clusterIP"] == "None") is bool(now)
+
+
 async def test_a_predecessors_deletion_that_is_under_way_ends_with_two_that_agree() -> None:
     async with desk() as one:
         await one.create(service("web"))

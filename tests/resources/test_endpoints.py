@@ -220,6 +220,15 @@ class TestTargets:
         assert world.settle(spec, key) == []
         assert self.target(world.get(Side.HOST, spec.kind, host_key)) == expected
 
+    def test_a_namesake_of_another_kind(self) -> None:
+        addresses = [{"ip": "10.244.0.9", "targetRef": POD}, {"ip": "10.244.0.8", "targetRef": {"kind": "Node", "name": "db-0"}}]
+        world = state(endpoints.SPEC, {"subsets": [{"addresses": addresses, "ports": PORTS}]}, {})
+        world.put(Side.HOST, PODS, {"metadata": {**host_marks("Pod", "db-0"), "uid": "host-pod"}})
+        world.settle(endpoints.SPEC, DB)
+        host = world.get(Side.HOST, ENDPOINTS, HOST_DB)
+        assert host is not None
+        assert host["subsets"][0]["addresses"] == [{"ip": "10.244.0.9", "targetRef": HOST_POD}, {"ip": "10.244.0.8"}]
+
     def test_a_pod_that_is_on_its_way_is_waited_for(self) -> None:
         world = state(endpoints.SPEC, self.addressed(endpoints.SPEC, POD), {})
         world.put(Side.VIRTUAL, PODS, {"metadata": {"name": "db-0", "namespace": "default", "uid": "uid-db-0"}})

@@ -126,6 +126,12 @@ RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
         [f"delete host services {HOST_DB}", f"wait host services {HOST_DB}"],
     ),
     (
+        "headless now, and of two families, which the host need not know",
+        apply(addressed("None"), spec(ipFamilyPolicy="RequireDualStack")),
+        spec(ipFamilyPolicy="SingleStack"),
+        [f"delete host services {HOST_DB}", f"wait host services {HOST_DB}"],
+    ),
+    (
         "ExternalName now: the host drops the address by itself",
         spec(type="ExternalName", externalName="x.example", clusterIP=None, clusterIPs=None, selector=None),
         {},
