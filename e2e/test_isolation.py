@@ -228,7 +228,7 @@ def test_a_pod_never_sees_a_strangers_data(red: Daemon, strangers: Strangers) ->
         return [bool(host_uid(red, "pods", f"reads-{kind.lower()}")) for kind in sources]
 
     for kind in sources:
-        wait_told(red, "Pod", f"reads-{kind.lower()}", f"not copied to the host yet: {kind} taken")
+        wait_told(red, "Pod", f"reads-{kind.lower()}", f"not on the host cluster yet: {kind} taken")
         wait_told(red, kind, "taken")
     assert started() == [False, False]
     for path in paths:

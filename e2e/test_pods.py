@@ -150,8 +150,7 @@ class TestResize:
         assert pairs.get(VIRTUAL, "refused")["status"]["qosClass"] == "Burstable"
         assert pairs.get(HOST, "refused")["status"]["qosClass"] == "Guaranteed"
         self.resize(pairs, VIRTUAL, "refused", cpu="50m")
-        message = pairs.wait_event("refused", "Invalid")
-        assert "QOS" in message
+        message = pairs.wait_event("refused", "Immutable")
         assert pairs.names.host_namespace not in message
         assert pairs.names.suffix not in message
         self.resize(pairs, VIRTUAL, "refused", cpu="100m")

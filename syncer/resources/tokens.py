@@ -1,9 +1,10 @@
 """Service account tokens of pods: minted by the virtual API server, kept in one host Secret per pod, renewed in time.
 
 The host pod mounts the Secret in place of its projected tokens. Both are made side by side, so that the kubelet finds the
-Secret when it first looks; waiting for the host pod, to have it own the Secret, would cost each pod a failed mount. Tokens
-are renewed at 80 % of their life, at the latest after a day, by the timetable that an annotation of the Secret keeps, so a restart
-of the syncer renews nothing early. A finished pod's tokens run out. All tokens of a pod are renewed together.
+Secret when it first looks (with several tokens the Secret comes first, see pods.creation); waiting for the host pod, to have it own the
+Secret, would cost each pod a failed mount. Tokens are renewed at 80 % of their life, at the latest after a day, by the timetable that
+an annotation of the Secret keeps, so a restart of the syncer renews nothing early. A finished pod's tokens run out. All tokens of a
+pod are renewed together.
 """
 
 from __future__ import annotations

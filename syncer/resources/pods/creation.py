@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from syncer.kube.types import (
@@ -26,13 +27,13 @@ from syncer.kube.types import (
 )
 from syncer.sync.intents import Create, Intent, Pair, Refuse, Wait, Warn
 from syncer.sync.view import View
-from syncer.translate.metadata import host_metadata, virtual_key
+from syncer.translate.metadata import host_metadata, recorded_uid, virtual_key
 from syncer.translate.owners import owner_annotations
 from syncer.translate.podspec import host_pod_spec, uses_cluster_dns
 from syncer.translate.podupdate import created_annotations
 from syncer.translate.references import Kind, References, ephemeral_claims, references
 from syncer.translate.selectors import matches
-from syncer.translate.token_secret import token_secret_key
+from syncer.translate.token_secret import token_pod, token_secret_key
 
 COPIES_SECONDS = 5.0
 """After so long a wait for host copies of what a pod refers to, the pod gets an event that says so."""
@@ -57,8 +58,8 @@ def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
         return [Wait(on=(ref,), reason=f"the host Service {ref.key.name} in front of the virtual API server has no address yet")]
     if dns_address is None and uses_cluster_dns(virtual):
         return [Wait(on=tuple(_dns_services(view)), reason="the cluster's DNS Service has no address yet")]
-    if missing := _missing_copies(virtual, found, view):
-        return _until_copied(pair, missing, view)
+    if missing := _missing(virtual, found, view):
+        return _until_there(pair, missing)
     spec = host_pod_spec(
         view.names,
         view.policy,
@@ -141,36 +142,55 @@ def _is_for_tenants(priority_class: str, view: View) -> bool:
     return view.get(Side.HOST, PRIORITY_CLASSES, Key("", priority_class)) is not None
 
 
-def _until_copied(pair: Pair, missing: list[tuple[Resource, str]], view: View) -> list[Intent]:
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """Something that has to be on the host first: in words, and what tells that it has come."""
+
+    words: str
+    on: tuple[Ref, ...]
+
+
+def _until_there(pair: Pair, missing: list[_Missing]) -> list[Intent]:
     """Waits however long it takes: what has the copy's name on the host meanwhile may be a stranger's, and the pod would read it."""
-    reason = "not copied to the host yet: " + ", ".join(f"{resource.kind} {name}" for resource, name in missing)
-    keys = [(resource, Key(pair.key.namespace, name)) for resource, name in missing]
-    on = tuple(Ref(Side.HOST, resource, view.names.host_key(key)) for resource, key in keys)
-    # A claim is waited for before it exists; its copy says nothing yet of whose it is.
-    on += tuple(Ref(Side.VIRTUAL, resource, key) for resource, key in keys if resource == PERSISTENT_VOLUME_CLAIMS)
+    reason = "not on the host cluster yet: " + ", ".join(item.words for item in missing)
+    on = tuple(ref for item in missing for ref in item.on)
     if pair.waited < COPIES_SECONDS:
         return [Wait(on=on, reason=reason, at_most=COPIES_SECONDS)]
     return [Warn(Ref(Side.VIRTUAL, PODS, pair.key), "NotCopied", reason), Wait(on=on, reason=reason)]
 
 
-def _missing_copies(virtual: Obj, found: References, view: View) -> list[tuple[Resource, str]]:
-    """What the pod refers to that exists, but not on the host yet; and claims, without which no scheduler would place it.
+def _missing(virtual: Obj, found: References, view: View) -> list[_Missing]:
+    """What the pod refers to and that is not on the host yet.
 
-    For a ConfigMap or Secret that does not exist the kubelet waits, or does without.
+    That is what exists; and claims, without which no scheduler would place it. For a ConfigMap or Secret that does not exist the kubelet
+    waits, or does without. The Secret with its tokens is made at the same time as the pod, and with one token is there before a kubelet
+    looks. Several take longer than that: a kubelet that looks in vain looks again only half a second later, and tells the tenant of a
+    Secret that he does not know.
     """
     namespace = key_of(virtual).namespace
     missing = [
-        (resource, key.name)
+        _Missing(f"{resource.kind} {key.name}", (Ref(Side.HOST, resource, view.names.host_key(key)),))
         for resource, key in _data(virtual, found, view)
         if view.get(Side.VIRTUAL, resource, key) is not None and not _is_copied(resource, key, view)
     ]
     own = ephemeral_claims(virtual)
-    missing += [
-        (PERSISTENT_VOLUME_CLAIMS, name)
-        for name in sorted(found.claims)
-        if not _is_usable(Key(namespace, name), virtual if name in own else None, view)
-    ]
+    for name in sorted(found.claims):
+        claim = Key(namespace, name)
+        if not _is_usable(claim, virtual if name in own else None, view):
+            # Waited for on both sides: its copy says nothing yet of whose it is.
+            on = (Ref(Side.HOST, PERSISTENT_VOLUME_CLAIMS, view.names.host_key(claim)), Ref(Side.VIRTUAL, PERSISTENT_VOLUME_CLAIMS, claim))
+            missing.append(_Missing(f"PersistentVolumeClaim {name}", on))
+    if len(found.tokens) > 1:
+        secret = Ref(Side.HOST, SECRETS, token_secret_key(view.names, key_of(virtual)))
+        if not _has_tokens(view.get(*secret), virtual, view):
+            missing.append(_Missing("its service account tokens", (secret,)))
     return missing
+
+
+def _has_tokens(secret: Obj | None, pod: Obj, view: View) -> bool:
+    if secret is None or is_deleting(secret):
+        return False
+    return token_pod(view.names, secret) == key_of(pod) and recorded_uid(secret) == uid_of(pod)
 
 
 def _absent(virtual: Obj, found: References, view: View) -> tuple[tuple[Ref, str], ...]:
