@@ -120,7 +120,7 @@ def pods(api: Api, app: str) -> list[Obj]:
 
 
 def wait_running(api: Api, app: str, count: int = 1) -> list[Obj]:
-    wait_until(lambda: len(pods(api, app)) == count == sum(map(is_ready, pods(api, app))), f"{count} pods of {app} run", 30)
+    wait_until(lambda: len(pods(api, app)) == count == sum(map(is_ready, pods(api, app))), f"{count} pods of {app} run")
     return pods(api, app)
 
 

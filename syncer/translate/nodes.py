@@ -197,11 +197,17 @@ def _recorded(virtual: Obj) -> set[tuple[str, str]]:
 def _status(virtual: Obj, host: Obj, is_own_image: IsOwnImage) -> Obj:
     status = dict(host.get("status") or {})
     if "images" in status:
-        status["images"] = [image for image in status["images"] or () if any(map(is_own_image, image.get("names") or ()))]
+        status["images"] = _own_images(status["images"] or (), is_own_image)
     from_host = {*_types(host), *annotations_of(virtual).get(MANAGED_CONDITIONS, "").split("\n")}
     own = [condition for condition in (virtual.get("status") or {}).get("conditions") or () if condition.get("type") not in from_host]
     conditions = [*(status.get("conditions") or ()), *own]
     return {**{key: value for key, value in status.items() if value}, **({"conditions": conditions} if conditions else {})}
+
+
+def _own_images(images: Iterable[Obj], is_own_image: IsOwnImage) -> list[Obj]:
+    """By the names that our pods know them by: others may have given the same image a name that tells of them."""
+    found = [{**image, "names": [*filter(is_own_image, image.get("names") or ())]} for image in images]
+    return [image for image in found if image["names"]]
 
 
 def _types(node: Obj) -> set[str]:

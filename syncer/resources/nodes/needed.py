@@ -51,10 +51,11 @@ def _by_node_in_use(pod: Obj) -> list[str]:
 
 
 def _by_node_and_image(pod: Obj) -> Iterable[str]:
+    """By the names that were asked for, and those that the kubelet tells."""
     if node := _node_of(pod):
-        status = pod.get("status") or {}
-        for field in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
-            for container in status.get(field) or ():
+        spec, status = pod.get("spec") or {}, pod.get("status") or {}
+        for kind in ("initContainer", "container", "ephemeralContainer"):
+            for container in (*(spec.get(f"{kind}s") or ()), *(status.get(f"{kind}Statuses") or ())):
                 for name in (container.get("image"), container.get("imageID")):
                     if name:
                         yield f"{node} {name}"
