@@ -38,6 +38,7 @@ _NODE_BINARIES = (
     "coredns",
     "agnhost",
     "traefik",
+    "local-path-provisioner",
 )
 _VIRTUAL_BINARIES = ("kine", "kube-apiserver", "kube-controller-manager")
 _BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
