@@ -8,13 +8,28 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeAlias
 
 import structlog
 
-from syncer.kube.types import EVENTS, NAMESPACES, PODS, SECRETS, SERVICES, Key, Obj, Resource, Side, is_deleting, key_of
-from syncer.translate.metadata import virtual_key
+from syncer.kube.types import (
+    CONFIGMAPS,
+    EVENTS,
+    NAMESPACES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    Key,
+    Obj,
+    Resource,
+    Side,
+    is_deleting,
+    key_of,
+    labels_of,
+)
+from syncer.naming import LABEL_MANAGED_BY
+from syncer.translate.metadata import recorded_uid, virtual_key
 from syncer.translate.status import is_finished
 from syncer.translate.token_secret import token_pod
 from tests.agreement import disagreements
@@ -466,6 +481,8 @@ async def judge(chaos: Chaos) -> None:
     taken = [(resource, Key(namespace, TAKEN)) for resource in STRANGERS for namespace in NAMESPACES_USED]
     problems = disagreements(world.sides(without=taken))
     assert not problems, "\n".join(problems)
+    strays = [f"host {resource} {key}" for resource, key in _strays(world)]
+    assert not strays, f"nobody's, but labelled as ours: {strays}"
     _judge_refusals(world)
     for resource, key in taken:
         if world.virtual.get(resource, key) is not None:
@@ -481,6 +498,15 @@ async def judge(chaos: Chaos) -> None:
     limit = WRITES_PER_CHANGE * chaos.changes + WRITES_PER_RESTART * chaos.troubles
     assert written <= limit, f"{written} writes for {chaos.changes} changes and {chaos.troubles} troubles"
     assert await world.scan_writes() == []
+
+
+def _strays(world: World) -> Iterator[tuple[Resource, Key]]:
+    """What looks like ours on the host and is not, besides the strangers that were there before."""
+    for resource in world.host.registry.storage.resources():
+        for obj in world.host.objects(resource, HOST_NAMESPACE):
+            ours = (resource == CONFIGMAPS and key_of(obj) == world.owner) or is_ours(resource, obj)
+            if labels_of(obj).get(LABEL_MANAGED_BY) == NAMES.suffix and not ours and not recorded_uid(obj).startswith("of-"):
+                yield resource, key_of(obj)
 
 
 def _judge_refusals(world: World) -> None:

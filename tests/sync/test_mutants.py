@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from syncer.kube.types import CONFIGMAPS, PODS, SECRETS, Key, Obj, Resource, Side, uid_of
+from syncer.errors import NETWORK_ERRORS
+from syncer.kube.types import CONFIGMAPS, PODS, SECRETS, SERVICES, Key, Obj, Resource, Side, key_of, uid_of
+from syncer.naming import LABEL_NAMESPACE
 from syncer.runtime.store import Change
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor, Subject
 from syncer.sync.fence import Fence
 from syncer.sync.guard import Guard, Orphans
-from syncer.sync.intents import Create, Delete
+from syncer.sync.intents import Create, Delete, Patch
 from tests.fakes.requests import on
+from tests.runtime import virtual_time
+from tests.sync import chaos
 from tests.sync.harness import NAMES, Parts, World, clock, named, pod, stage
-
-pytestmark = pytest.mark.looptime
 
 
 class WithoutPrecondition(Executor):
@@ -86,6 +88,135 @@ class Credulous(Engine):
     def _note(self, ref: Any, change: Change) -> None:
         change.vanished = False
         super()._note(ref, change)
+
+
+class WithoutUid(Executor):
+    """Patches whatever has the name now."""
+
+    async def _patch(self, subject: Subject, intent: Patch, *rest: Any) -> None:
+        found = await self._clients[intent.side].get(intent.resource, intent.key)
+        await super()._patch(subject, replace(intent, uid=uid_of(found)), *rest)
+
+
+class Impatient(Executor):
+    """Takes an object for gone as soon as its deletion is accepted, whatever grace period or finalizers it has."""
+
+    async def _delete(self, subject: Subject, intent: Delete) -> None:
+        await super()._delete(subject, intent)
+        self._caches.drop(intent.side, intent.resource, intent.key, intent.uid)
+
+
+class Doubling(Executor):
+    """Makes another one when it does not know what became of the first."""
+
+    async def _create(self, subject: Subject, intent: Create) -> None:
+        try:
+            await super()._create(subject, intent)
+        except NETWORK_ERRORS:
+            if intent.side is Side.HOST:
+                obj = {**intent.obj, "metadata": {**intent.obj["metadata"], "name": f"{key_of(intent.obj).name}-2"}}
+                await self._clients[Side.HOST].create(intent.resource, key_of(obj).namespace, obj)
+            raise
+
+
+class Widening(Executor):
+    """Copies selectors as they are."""
+
+    async def _write(self, subject: Subject, intent: Any, *rest: Any) -> None:
+        if isinstance(intent, Create) and intent.resource == SERVICES and intent.obj["spec"].get("selector"):
+            kept = {key: value for key, value in intent.obj["spec"]["selector"].items() if key != LABEL_NAMESPACE}
+            intent = replace(intent, obj={**intent.obj, "spec": {**intent.obj["spec"], "selector": kept}})
+        elif isinstance(intent, Patch) and intent.resource == SERVICES and "selector" in intent.body.get("spec", {}):
+            return
+        await super()._write(subject, intent, *rest)
+
+
+class Deaf(Engine):
+    """Loses what somebody waits for."""
+
+    def _subscribe(self, refs: Any, loop: Any, key: Key) -> None:
+        pass
+
+
+class Amnesiac(Engine):
+    """Loses retries, and every other appointment."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for loop in self.loops:
+            loop.queue.add_after = lambda *_args, **_kwargs: None  # type: ignore[method-assign]  # that is the breakage
+
+
+class Hoarding(Caches):
+    """Does not notice that something is gone from the host."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for (side, _), store in self.stores.items():
+            if side is Side.HOST:
+                store.remove = lambda *_args, **_kwargs: None  # type: ignore[method-assign]  # that is the breakage
+
+
+class Crowded(Engine):
+    """Lets two workers have the same key."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for loop in self.loops:
+            loop.queue._held = _Nobody()
+
+
+class _Nobody(dict[Key, Any]):
+    def __contains__(self, key: object) -> bool:
+        return False
+
+    def __delitem__(self, key: Key) -> None:
+        self.pop(key, None)
+
+
+async def changed_while_created(world: World, parts: Parts) -> None:
+    await world.start(parts=parts)
+    await world.settle()
+    world.host.fault(on("create", PODS), delay=5, times=1)
+    world.virtual.create(pod("web"))
+    await asyncio.sleep(1)
+    world.virtual.change(PODS, Key("default", "web"), {"metadata": {"annotations": {"touched": "yes"}}})
+    await asyncio.sleep(10)
+    created = [entry.name for entry in world.journal.find("create", PODS, side=Side.HOST)]
+    world.journal.violations += [f"{name} was created twice" for name in set(created) if created.count(name) > 1]
+
+
+async def copied_late(world: World, parts: Parts) -> None:
+    await world.start(parts=parts)
+    world.host.fault(on("create", CONFIGMAPS), status=500, times=9)
+    world.virtual.create(named("ConfigMap", "settings", data={"a": "1"}))
+    world.virtual.create(pod("web", configmap="settings"))
+    await asyncio.sleep(60)
+    if world.host_pod("web") is None:
+        world.journal.violations.append("the pod still waits for what is there")
+
+
+async def ends_slowly(world: World, parts: Parts) -> None:
+    await world.start(parts=parts)
+    world.virtual.create(pod("web"))
+    await world.settle_running()
+    world.virtual.registry.delete(PODS, Key("default", "web"), {})
+    await asyncio.sleep(5)
+    if world.virtual_pod("web") is None and world.host_pod("web") is not None:
+        world.journal.violations.append("the virtual pod went before its host pod had ended")
+
+
+async def replaced_before_its_patch(world: World, parts: Parts) -> None:
+    await world.start(parts=parts)
+    world.virtual.create(pod("web"))
+    await world.settle()
+    key = NAMES.host_key(Key("default", "web"))
+    world.host.hang_watches()
+    world.host.remove(PODS, key)
+    world.host.create(pod(key.name, key.namespace))
+    world.protect(Side.HOST, PODS, key, unchanged=True)
+    world.virtual.change(PODS, Key("default", "web"), {"metadata": {"annotations": {"touched": "yes"}}})
+    await asyncio.sleep(10)
 
 
 async def replaced_before_its_deletion(world: World, parts: Parts) -> None:
@@ -180,10 +311,37 @@ MUTANTS: Mapping[str, Mutant] = {
     "a list taken for a watch": Mutant(short_list, Parts(engine=Credulous), "should have been left alone"),
     "a fence that stays open": Mutant(lost_data, Parts(fence=OpenFence), "after the fence should have closed"),
     "decisions on half a cache": Mutant(slow_list, Parts(engine=Hasty), "its virtual pod is alive"),
+    "a patch of whatever is there": Mutant(replaced_before_its_patch, Parts(executor=WithoutUid), "not provably ours"),
+    "a wake that is lost": Mutant(copied_late, Parts(engine=Deaf), "still waits"),
+    "what is deleted taken for gone": Mutant(ends_slowly, Parts(executor=Impatient), "before its host pod had ended"),
+    "two workers on one key": Mutant(changed_while_created, Parts(engine=Crowded), "was created twice"),
     "own writes not cached": Mutant(silent_watches, Parts(caches=Forgetful), "was created twice"),
 }
 
 
+CHAOS_MUTANTS: Mapping[str, Parts] = {
+    "no UID precondition on patches": Parts(executor=WithoutUid),
+    "no proof of ownership": Parts(executor=WithoutProof),
+    "another create after a timeout": Parts(executor=Doubling),
+    "selectors not narrowed": Parts(executor=Widening),
+    "retries that are lost": Parts(engine=Amnesiac),
+    "deletions on the host not seen": Parts(caches=Hoarding),
+}
+CHAOS_SEEDS = 5
+"""Within so many schedules each has to be caught; most are by the first."""
+
+
+@pytest.mark.parametrize("parts", CHAOS_MUTANTS.values(), ids=CHAOS_MUTANTS)
+def test_chaos_catches_a_broken_engine(parts: Parts) -> None:
+    for seed in range(CHAOS_SEEDS):
+        try:
+            virtual_time.run(lambda seed=seed: chaos.run(seed, parts=parts))  # type: ignore[misc]  # mypy takes the default for an argument
+        except Exception:  # noqa: BLE001  whatever it breaks
+            return
+    pytest.fail(f"not caught in {CHAOS_SEEDS} schedules")
+
+
+@pytest.mark.looptime
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 async def test_a_broken_engine_is_caught(mutant: Mutant) -> None:
     with pytest.raises(AssertionError, match=mutant.caught):
@@ -191,6 +349,7 @@ async def test_a_broken_engine_is_caught(mutant: Mutant) -> None:
             await mutant.scenario(world, mutant.broken)
 
 
+@pytest.mark.looptime
 @pytest.mark.parametrize("scenario", list(dict.fromkeys(mutant.scenario for mutant in MUTANTS.values())), ids=lambda each: each.__name__)
 async def test_a_sound_engine_is_not(scenario: Callable[[World, Parts], Awaitable[None]]) -> None:
     async with stage() as world:
