@@ -106,12 +106,12 @@ class TestRights:
         name = f"without-{right}"
         gates = [{"name": "lab.local/held"}] if right == "resize" else []  # of what runs, API servers want a kubelet's word on resources
         sized = [container(resources={"requests": {"cpu": "10m"}})]
-        body = pod(name, containers=sized, readinessGates=[{"conditionType": "lab.local/gate"}], schedulingGates=gates)
+        made = pod(name, containers=sized, readinessGates=[{"conditionType": "lab.local/gate"}], schedulingGates=gates)
         if gates:
-            pairs.make(body)
+            pairs.make(made)
             pairs.wait(HOST, name, lambda _found: True, "the host pod", 10)
         else:
-            pairs.run(body)
+            pairs.run(made)
         refusals = pairs.refusals()
         pairs.patch(VIRTUAL, name, body, subresource)
         message = pairs.wait_event(name, "RightMissing")
