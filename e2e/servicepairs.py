@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from e2e.lab.api import wait_until
 from syncer.kube.types import ENDPOINTS, EVENTS, SERVICES, Key
 from syncer.naming import Names
+from syncer.translate.services import PENDING
 
 if TYPE_CHECKING:
     from e2e.daemon import Daemon
@@ -52,21 +53,22 @@ class ServicePairs:
         return self.host.get(self.host_path(name))
 
     def settle(self, name: str) -> Obj:
-        """Wait until both say the same and the host Service has no mark any more; the common spec, as the tenant sees it."""
+        """Wait until both say the same and the host Service is not pending any more; the common spec, as the tenant sees it."""
         wait_until(lambda: self._differing(name) is None, f"the Service {name} is the same on both sides; {self._differing(name)}", 20)
         spec: Obj = self.get(name)["spec"]
         return spec
 
     def _differing(self, name: str) -> str | None:
-        virtual, host = self.get(name), self.get_host(name)
+        virtual, host = self.virtual.find(self.path(name)), self.host.find(self.host_path(name))
+        if virtual is None or host is None:
+            return f"there: {virtual is not None}, {host is not None}"
         ours, theirs = dict(virtual["spec"]), dict(host["spec"])
         selector = {key: value for key, value in (theirs.pop("selector", None) or {}).items() if not key.startswith(_OURS)}
         if (ours.pop("selector", None) or {}) != selector:
             return f"selectors: {virtual['spec'].get('selector')}, {host['spec'].get('selector')}"
         if ours != theirs:
             return f"specs: {ours}, {theirs}"
-        marks = {_OURS + word for word in ("pending", "changing")} & host["metadata"].get("annotations", {}).keys()
-        return f"marks: {marks}" if marks else None
+        return "it is pending" if PENDING in host["metadata"]["annotations"] else None
 
     def events(self, name: str, kind: str = "Service") -> list[Obj]:
         """The events on a virtual object."""

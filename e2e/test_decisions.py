@@ -106,7 +106,7 @@ class TestServices:
         for ingress in ([{"ip": "192.0.2.1"}], [{"hostname": "lb.example"}], None):
             status = {"status": {"loadBalancer": {"ingress": ingress}}}
             cluster.patch(Side.HOST, SERVICES, cluster.names.host_key(key), status, subresource="status")
-            assert cluster.settle(services.SPEC, key) == []
+            assert cluster.settle(services.SPEC, key, waited=1) == []
             found = cluster.get(Side.VIRTUAL, SERVICES, key)["status"]["loadBalancer"].get("ingress")
             assert [{k: v for k, v in item.items() if k != "ipMode"} for item in found or ()] == (ingress or [])
 
@@ -118,7 +118,7 @@ class TestServices:
             cluster.delete(Side.VIRTUAL, SERVICES, key)
 
     def check(self, cluster: Cluster, key: Key = DB) -> None:
-        assert cluster.settle(services.SPEC, key) == []
+        assert cluster.settle(services.SPEC, key, waited=1) == []
         virtual = cluster.get(Side.VIRTUAL, SERVICES, key)["spec"]
         host = cluster.get(Side.HOST, SERVICES, cluster.names.host_key(key))["spec"]
         assert virtual.pop("selector", None) == (self.tenants(host.pop("selector", None)))

@@ -30,7 +30,7 @@ from syncer.sync.referenced import FORCE_SYNC
 from syncer.translate.metadata import recorded_uid, virtual_key
 from syncer.translate.owners import controller_kind
 from syncer.translate.references import References, references, token_sources
-from syncer.translate.services import CHANGING, PENDING, is_excluded
+from syncer.translate.services import PENDING, is_excluded
 from syncer.translate.status import is_finished
 from syncer.translate.token_secret import token_pod
 
@@ -162,7 +162,8 @@ def _services(sides: Sides) -> Iterator[str]:
         if (ours := _offered(service)) != (theirs := _offered(image)):
             differing = {field: (value, theirs[field]) for field, value in ours.items() if value != theirs[field]}
             yield f"the Service {key} is another one on the host: {differing}"
-        yield from (f"the host Service of {key} still has {mark}" for mark in (PENDING, CHANGING) if mark in annotations_of(image))
+        if PENDING in annotations_of(image):
+            yield f"the host Service of {key} still has {PENDING}"
 
 
 def _offered(service: Obj) -> dict[str, Any]:

@@ -20,7 +20,10 @@ from syncer.sync.spec import Right, SyncSpec, Watch
 from syncer.sync.view import View
 from syncer.translate import services
 from syncer.translate.metadata import metadata_patch, recorded_uid, virtual_key
-from syncer.translate.services import CHANGING, KUBERNETES, LANDING_SECONDS, PENDING, READDRESSING
+from syncer.translate.services import KUBERNETES, LANDING_SECONDS, PENDING, READDRESSING
+
+_GRACE = 1.0
+"""Seconds for which a host Service that is not there is waited for. API servers tell of a deletion before they take back the address."""
 
 
 def decide(pair: Pair, view: View) -> list[Intent]:
@@ -33,6 +36,9 @@ def decide(pair: Pair, view: View) -> list[Intent]:
     if host is None:
         if is_deleting(virtual):
             return []
+        if pair.waited < _GRACE:
+            reason = "there is no host Service; one that was made or deleted just now will show, or let go of what it had"
+            return [Wait(on=(Ref(Side.HOST, SERVICES, view.names.host_key(pair.key)),), reason=reason, at_most=_GRACE)]
         wanted = services.before_release(virtual) or virtual
         first, *others = services.host_services(view.names, view.policy.owner, wanted)
         return [Create(Side.HOST, SERVICES, first, alternatives=tuple(others))]
@@ -68,10 +74,9 @@ def _with_both(key: Key, virtual: Obj, host: Obj, view: View) -> list[Intent]:
 
 def _down(virtual: Obj, host: Obj, view: View) -> list[Patch]:
     patch: Obj = metadata_patch(view.names, view.policy.owner, SERVICES, virtual, host) or {}
-    # The virtual Service is stored, and is what the host Service was changed for, or will not be any more.
-    if marks := {mark: None for mark in (PENDING, CHANGING) if mark in annotations_of(host)}:
+    if PENDING in annotations_of(host):  # but the virtual Service is stored
         metadata = patch.setdefault("metadata", {})
-        metadata["annotations"] = {**metadata.get("annotations", {}), **marks}
+        metadata["annotations"] = {**metadata.get("annotations", {}), PENDING: None}
     if changes := services.spec_changes(view.names, virtual, host):
         patch["spec"] = changes
     return [Patch(Side.HOST, SERVICES, key_of(host), uid_of(host), patch)] if patch else []

@@ -26,7 +26,7 @@ PENDING = DOMAIN + "/pending"
 """Annotation of a host Service made for a virtual one that is not stored yet. Value: epoch seconds of when that was."""
 CHANGING = DOMAIN + "/changing"
 """Annotation of a host Service changed ahead of an update of the virtual one. Value: epoch seconds and, after a slash, the
-resourceVersion that the update started from."""
+resourceVersion that the update started from. It says nothing once either has passed, and stays."""
 READDRESSING = DOMAIN + "/readdressing"
 """Annotation of a virtual Service on its way to another address. Value: its spec as JSON."""
 KUBERNETES = Key("default", "kubernetes")

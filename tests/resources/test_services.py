@@ -170,16 +170,16 @@ RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
         "it was, but the update never came",
         {},
         apply(LB, annotated(CHANGING, f"{NOW - 60:.0f}/999")),
-        [f"patch host services {HOST_DB} metadata+spec"],
+        HOST_SPEC,
     ),
-    ("it was, and the update came", LB, apply(LB, annotated(CHANGING, f"{NOW - 1:.0f}/0")), HOST_METADATA),
+    ("it was, and the update came", LB, apply(LB, annotated(CHANGING, f"{NOW - 1:.0f}/0")), []),
     (
         "it was, and another update came",
         {},
         apply(LB, annotated(CHANGING, f"{NOW - 1:.0f}/0")),
-        [f"patch host services {HOST_DB} metadata+spec"],
+        HOST_SPEC,
     ),
-    ("a mark that says nothing", {}, annotated(CHANGING, "x"), HOST_METADATA),
+    ("a mark that says nothing", {}, annotated(CHANGING, "x"), []),
     # host only
     ("host only", None, {}, [f"delete host services {HOST_DB} unexplained"]),
     ("host only, deleting", None, deleting(None), []),
@@ -190,17 +190,17 @@ RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
 
 @pytest.mark.parametrize(("virtual", "host", "expected"), [rule[1:] for rule in RULES], ids=[rule[0] for rule in RULES])
 def test_rule(virtual: Obj | None, host: Obj | None, expected: list[str]) -> None:
-    assert told(state(virtual, host).decide(services.SPEC, DB)) == expected
+    assert told(state(virtual, host).decide(services.SPEC, DB, waited=1)) == expected
 
 
 @pytest.mark.parametrize(("virtual", "host"), [rule[1:3] for rule in RULES], ids=[rule[0] for rule in RULES])
 def test_every_state_settles(virtual: Obj | None, host: Obj | None) -> None:
-    state(virtual, host).settle(services.SPEC, DB)
+    state(virtual, host).settle(services.SPEC, DB, waited=1)
 
 
 def created(virtual: Obj) -> Obj:
     """What is asked of the host if it does not give the address."""
-    (create,) = state(virtual, None).decide(services.SPEC, DB)
+    (create,) = state(virtual, None).decide(services.SPEC, DB, waited=1)
     assert isinstance(create, Create)
     body: Obj = (create.obj, *create.alternatives)[min(1, len(create.alternatives))]["spec"]
     return body
@@ -239,12 +239,16 @@ def test_node_ports_are_kept_as_asked() -> None:
     assert created(spec(type="NodePort", ports=[{**PORT, "nodePort": 30007}]))["ports"][0]["nodePort"] == 30007
 
 
+def test_a_host_service_that_is_not_there_is_given_a_moment_to_show_or_to_let_go() -> None:
+    assert told(state({}, None).decide(services.SPEC, DB)) == [f"wait host services {HOST_DB} at most 1"]
+
+
 class TestReaddressing:
     """A Service that got past the admission webhook has an address of the virtual range."""
 
     def test_end_to_end(self) -> None:
         world = state({"metadata": {"labels": {"a": "b"}, "finalizers": ["x/y"]}, **addressed("10.43.5.5")}, None)
-        assert world.settle(services.SPEC, DB) == []
+        assert world.settle(services.SPEC, DB, waited=1) == []
         virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
         assert virtual is not None
         assert host is not None
@@ -267,7 +271,7 @@ class TestReaddressing:
         )
         world = state(balanced, None)
         before = service(balanced)["spec"]
-        world.settle(services.SPEC, DB)
+        world.settle(services.SPEC, DB, waited=1)
         virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
         assert virtual is not None
         assert host is not None
@@ -277,8 +281,8 @@ class TestReaddressing:
     @pytest.mark.parametrize("done", [0, 1, 2])
     def test_interrupted_anywhere_it_is_finished_later(self, done: int) -> None:
         world = state({}, addressed("10.96.1.1"))
-        world.carry_out(world.decide(services.SPEC, DB)[:done])
-        assert world.settle(services.SPEC, DB) == []
+        world.carry_out(world.decide(services.SPEC, DB, waited=1)[:done])
+        assert world.settle(services.SPEC, DB, waited=1) == []
         virtual = world.get(Side.VIRTUAL, SERVICES, DB)
         assert virtual is not None
         assert virtual["spec"] == {**service()["spec"], "clusterIP": "10.96.1.1", "clusterIPs": ["10.96.1.1"]}
@@ -286,9 +290,9 @@ class TestReaddressing:
 
     def test_the_host_service_goes_meanwhile(self) -> None:
         world = state({}, addressed("10.96.1.1"))
-        world.carry_out(world.decide(services.SPEC, DB)[:1])
+        world.carry_out(world.decide(services.SPEC, DB, waited=1)[:1])
         world.objects[Side.HOST, SERVICES].pop(HOST_DB)
-        assert world.settle(services.SPEC, DB) == []
+        assert world.settle(services.SPEC, DB, waited=1) == []
         virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
         assert virtual is not None
         assert host is not None
@@ -296,27 +300,27 @@ class TestReaddressing:
 
     def test_the_tenant_is_told_of_both_addresses(self) -> None:
         world = state({}, addressed("10.96.1.1"))
-        (warning,) = (intent for intent in world.decide(services.SPEC, DB) if isinstance(intent, Warn))
+        (warning,) = (intent for intent in world.decide(services.SPEC, DB, waited=1) if isinstance(intent, Warn))
         assert "10.96.1.1 now" in warning.message
         assert IP in warning.message
 
     def test_not_before_a_host_address_was_seen_to_be_accepted(self) -> None:
         world = state({}, addressed("10.96.1.1"), accepted=False)
-        assert told(world.decide(services.SPEC, DB)) == ["wait virtual services default/kubernetes"]
+        assert told(world.decide(services.SPEC, DB, waited=1)) == ["wait virtual services default/kubernetes"]
 
     @pytest.mark.parametrize("note", [None, "", "null", "[]"])
     def test_an_unreadable_note_leaves_an_external_name(self, note: str | None) -> None:
         external = spec(type="ExternalName", externalName="readdressing.invalid", clusterIP=None, clusterIPs=None)
         world = state(apply(external, annotated(READDRESSING, note)), None)
-        assert world.settle(services.SPEC, DB) == []
+        assert world.settle(services.SPEC, DB, waited=1) == []
         host = world.get(Side.HOST, SERVICES, HOST_DB)
         assert host is not None
         assert host["spec"]["type"] == "ExternalName"
 
     def test_a_note_that_was_left_behind_goes(self) -> None:
         world = state(annotated(READDRESSING, "{}"), {})
-        assert told(world.decide(services.SPEC, DB)) == [f"patch virtual services {DB} metadata"]
-        assert world.settle(services.SPEC, DB) == []
+        assert told(world.decide(services.SPEC, DB, waited=1)) == [f"patch virtual services {DB} metadata"]
+        assert world.settle(services.SPEC, DB, waited=1) == []
 
 
 class TestDeletedOnTheHost:
@@ -326,7 +330,7 @@ class TestDeletedOnTheHost:
 
     def test_it_comes_back_with_the_same_address_and_ports(self) -> None:
         world = state(self.NODE_PORT, None)
-        assert world.settle(services.SPEC, DB) == []
+        assert world.settle(services.SPEC, DB, waited=1) == []
         virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
         assert virtual is not None
         assert host is not None
@@ -338,7 +342,7 @@ class TestDeletedOnTheHost:
     def test_what_is_taken_by_now_is_replaced_and_the_virtual_one_follows(self, taken: set[Any]) -> None:
         world = state(self.NODE_PORT, None)
         world.taken = taken
-        assert world.settle(services.SPEC, DB) == []
+        assert world.settle(services.SPEC, DB, waited=1) == []
         virtual, host = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
         assert virtual is not None
         assert host is not None
@@ -349,7 +353,7 @@ class TestDeletedOnTheHost:
 
 def test_becoming_headless_makes_the_host_service_anew() -> None:
     world = state(addressed("None"), {})
-    assert world.settle(services.SPEC, DB) == []
+    assert world.settle(services.SPEC, DB, waited=1) == []
     host = world.get(Side.HOST, SERVICES, HOST_DB)
     assert host is not None
     assert host["spec"]["clusterIP"] == "None"
@@ -357,7 +361,7 @@ def test_becoming_headless_makes_the_host_service_anew() -> None:
 
 def test_external_name_to_headless_keeps_the_host_service() -> None:
     world = state(addressed("None"), spec(type="ExternalName", clusterIP=None, clusterIPs=None))
-    assert world.settle(services.SPEC, DB) == []
+    assert world.settle(services.SPEC, DB, waited=1) == []
     assert not any(isinstance(write, Delete) for write in world.log)
 
 
@@ -399,7 +403,7 @@ class TestAdmission:
         host = world.put(Side.HOST, SERVICES, pending_service(NAMES, OWNER, service(), NOW))
         host["spec"] |= {"clusterIP": IP, "clusterIPs": [IP]}
         world.put(Side.VIRTUAL, SERVICES, service())
-        assert world.settle(services.SPEC, DB) == []
+        assert world.settle(services.SPEC, DB, waited=1) == []
         assert [type(write) for write in world.log] == [Patch]
         host_now = world.get(Side.HOST, SERVICES, HOST_DB)
         assert host_now is not None
@@ -443,7 +447,7 @@ def test_any_state_settles_and_stays(virtual: Obj | None, host: Obj | None, mark
         None if virtual is None else {**virtual, "metadata": {**deletion, **({"finalizers": ["x/y"]} if gone else {})}},
         None if host is None else {**host, "metadata": {"annotations": marks}},
     )
-    world.settle(services.SPEC, DB)
+    world.settle(services.SPEC, DB, waited=1)
     left, copy = world.get(Side.VIRTUAL, SERVICES, DB), world.get(Side.HOST, SERVICES, HOST_DB)
     assert (left is None) == (virtual is None), "a tenant's Service came or went"
     if left is not None and copy is not None and not gone:
