@@ -317,7 +317,9 @@ class TestLeases:
     """Only where a node controller runs."""
 
     def test_none_without_a_node_controller(self) -> None:
-        assert told(world_of({}, {}).decide(nodes.REAL, N1)) == []
+        world = world_of({}, {})
+        world.put(Side.VIRTUAL, LEASES, {"metadata": {"name": "leader", "namespace": "kube-system"}})
+        assert told(world.decide(nodes.REAL, N1)) == []
 
     def test_one_for_every_node_once_one_has_one(self) -> None:
         world = self.watched()
@@ -362,7 +364,11 @@ class TestLeases:
 
     def watched(self) -> World:
         world = world_of({}, {})
-        world.put(Side.VIRTUAL, LEASES, {"metadata": {"name": "n2", "namespace": "kube-node-lease"}})
+        world.put(
+            Side.VIRTUAL,
+            LEASES,
+            {"metadata": {"name": "n2", "namespace": "kube-node-lease", "labels": {"vcluster.loft.sh/managed-by": "vc"}}},
+        )
         return world
 
     def lease(self, world: World) -> Obj:

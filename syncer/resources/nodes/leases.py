@@ -25,11 +25,11 @@ _DURATION_SECONDS = 40
 WATCH = Watch(side=Side.VIRTUAL, resource=LEASES, scope=Scope.MANAGED)
 
 
-def _everything(_lease: Obj) -> list[str]:
-    return ["all"]
+def _by_cluster(lease: Obj) -> list[str]:
+    return [name] if (name := labels_of(lease).get(LABEL_MANAGED_BY)) else []
 
 
-INDEXES: Indexes = {(Side.VIRTUAL, LEASES): {"everything": _everything}}
+INDEXES: Indexes = {(Side.VIRTUAL, LEASES): {"managed-by": _by_cluster}}
 
 
 def keep_alive(node: Obj, view: View, *, doubted: bool) -> list[Intent]:
@@ -38,7 +38,7 @@ def keep_alive(node: Obj, view: View, *, doubted: bool) -> list[Intent]:
     lease = view.get(Side.VIRTUAL, LEASES, key)
     body = _lease(node, view)
     if lease is None:
-        if not doubted and not view.find(Side.VIRTUAL, LEASES, "everything", "all"):
+        if not doubted and not view.find(Side.VIRTUAL, LEASES, "managed-by", view.names.suffix):
             return []
         body = {**body, "metadata": {"name": key.name, "namespace": key.namespace, **body["metadata"]}}
         made = Create(Side.VIRTUAL, LEASES, {"apiVersion": LEASES.api_version, "kind": LEASES.kind, **body}, lane=Lane.STATUS)
