@@ -9,7 +9,7 @@ import pytest
 from e2e.lab import kwok
 from e2e.lab.api import wait_until
 from e2e.podpairs import IMAGE, NAMESPACE, PodPairs, pod
-from syncer.kube.types import NODES, PODS, Side, is_deleting
+from syncer.kube.types import NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, Side, is_deleting, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -252,3 +252,58 @@ class TestStatefulSet:
         db.wait_running(1)
         assert [item["metadata"]["name"] for item in db.pods()] == ["db-0"]
         db.delete()
+
+
+class TestVolumes:
+    """The virtual control plane makes the claims; their host pods start once the claims are on the host, too."""
+
+    CLASS = "lab-workloads"
+
+    @pytest.fixture(autouse=True)
+    def volumes(self, pairs: PodPairs) -> Iterator[None]:
+        host = pairs.api(HOST)
+        spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": self.CLASS}
+        made = [
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolume",
+                "metadata": {"name": f"lab-workloads-{number}"},
+                "spec": {**spec, "hostPath": {"path": "/nowhere"}, "persistentVolumeReclaimPolicy": "Retain"},
+            }
+            for number in range(3)
+        ]
+        for volume in made:
+            host.apply(volume)
+        yield
+        for volume in made:
+            host.delete(PERSISTENT_VOLUMES.path(name=key_of(volume).name))
+
+    def claim(self) -> Obj:
+        return {"accessModes": ["ReadWriteOnce"], "storageClassName": self.CLASS, "resources": {"requests": {"storage": "1Gi"}}}
+
+    def claims(self, pairs: PodPairs, side: Side) -> list[str]:
+        namespace = NAMESPACE if side is VIRTUAL else pairs.names.host_namespace
+        return sorted(key_of(item).name for item in pairs.api(side).get(PERSISTENT_VOLUME_CLAIMS.path(namespace))["items"])
+
+    def test_an_ephemeral_volume_comes_and_goes_with_its_pod(self, pairs: PodPairs) -> None:
+        pairs.run(pod("scratching", volumes=[{"name": "tmp", "ephemeral": {"volumeClaimTemplate": {"spec": self.claim()}}}]))
+        assert self.claims(pairs, VIRTUAL) == ["scratching-tmp"]
+        (volume,) = pairs.get(HOST, "scratching")["spec"]["volumes"]
+        assert [volume["persistentVolumeClaim"]["claimName"]] == self.claims(pairs, HOST)
+        pairs.delete(VIRTUAL, "scratching")
+        wait_until(lambda: self.claims(pairs, VIRTUAL) == self.claims(pairs, HOST) == [], "its claim is gone", 40)
+
+    def test_a_stateful_set_keeps_its_claims(self, pairs: PodPairs) -> None:
+        templates = [{"metadata": {"name": "data"}, "spec": self.claim()}]
+        parts = {"serviceName": "kept", "selector": selector("kept"), "template": template("kept"), "volumeClaimTemplates": templates}
+        kept = Workload(pairs, "apps/v1", "StatefulSet", "kept", replicas=2, **parts)
+        kept.wait_running(2)
+        before = self.claims(pairs, HOST)
+        assert self.claims(pairs, VIRTUAL) == ["data-kept-0", "data-kept-1"]
+        pairs.delete(VIRTUAL, "kept-0")
+        kept.wait_running(2)
+        assert self.claims(pairs, HOST) == before
+        kept.delete()
+        assert self.claims(pairs, HOST) == before, "claims outlive their set"
+        for name in self.claims(pairs, VIRTUAL):
+            pairs.api(VIRTUAL).delete(PERSISTENT_VOLUME_CLAIMS.path(NAMESPACE, name))
