@@ -118,8 +118,11 @@ class Contests:
                 wishes[path] = _Wish(digest, now)
                 continue
             asked, got = value_at(body, path), value_at(answer, path)
-            fights = 2 * REST if not holds(got, asked) else QUICK + (_rest(path) if wish.count >= FUTILE else 0)
-            wish.count = wish.count + 1 if now - wish.at < fights else 1
+            if not holds(got, asked):
+                wish.count = FUTILE  # twice, and already the answers say no
+            else:
+                fights = QUICK + (_rest(path) if wish.count >= FUTILE else 0)
+                wish.count = wish.count + 1 if now - wish.at < fights else 1
             wish.at = now
             if wish.count >= FUTILE:
                 missing = asked is not None and got is None

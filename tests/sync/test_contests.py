@@ -122,7 +122,7 @@ async def test_a_selector_is_never_left_alone_only_asked_for_less_often() -> Non
         await asyncio.sleep(600)
         task.cancel()
         assert 600 / 35 <= writes(world, Side.HOST, began) <= 600 / 30 + 2 * FUTILE
-        assert [reason for reason, _ in told(world)] == ["FieldContested"]
+        assert "FieldContested" in [reason for reason, _ in told(world)]
         await asyncio.sleep(35)
         host = world.host_copy(SERVICES, "web")
         assert host is not None
