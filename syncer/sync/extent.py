@@ -115,7 +115,7 @@ def _without(spec: SyncSpec, missing: dict[tuple[str, str], frozenset[str]], uns
     ungranted = [right for right in spec.host_rights if right.optional and _lacks(right, missing)]
     return [
         *(f"without {resource}: the host does not serve it" for resource in gone),
-        *(f"without {_named(right)}: {_not_granted(right, missing)}" for right in ungranted),
+        *(f"without {_named(right)}: {_lacked(right, missing)}" for right in ungranted),
     ]
 
 
@@ -124,8 +124,11 @@ def _lacks(right: Right, missing: dict[tuple[str, str], frozenset[str]]) -> froz
 
 
 def _not_granted(right: Right, missing: dict[tuple[str, str], frozenset[str]]) -> str:
-    verbs = ", ".join(sorted(_lacks(right, missing)))
-    return f"{'ClusterRole' if right.cluster else 'Role'} lacks {verbs} of {_named(right)}"
+    return f"{_lacked(right, missing)} of {_named(right)}"
+
+
+def _lacked(right: Right, missing: dict[tuple[str, str], frozenset[str]]) -> str:
+    return f"{'ClusterRole' if right.cluster else 'Role'} lacks {', '.join(sorted(_lacks(right, missing)))}"
 
 
 def _named(right: Right) -> str:

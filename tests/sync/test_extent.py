@@ -83,7 +83,7 @@ def test_what_is_switched_off(lacking: list[Right], unserved: frozenset[Resource
 def test_what_is_done_without() -> None:
     extent = extent_of([THINGS], lacking=[RESIZE, replace(CLASSES, verbs=("watch",))])
     classes = "priorityclasses.scheduling.k8s.io"
-    why = f"without pods/resize: Role lacks patch of pods/resize; without {classes}: ClusterRole lacks watch of {classes}"
+    why = f"without pods/resize: Role lacks patch; without {classes}: ClusterRole lacks watch"
     assert extent.rows == (Row("pods", on=True, why=why),)
     assert extent.lacking == {"pods/resize", "priorityclasses.scheduling.k8s.io"}
     assert not extent.waits
