@@ -40,7 +40,7 @@ _NODE_BINARIES = (
     "traefik",
     "local-path-provisioner",
 )
-_VIRTUAL_BINARIES = ("kine", "kube-apiserver", "kube-controller-manager")
+_VIRTUAL_BINARIES = ("kine", "kube-apiserver", "kube-controller-manager", "kubectl")
 _BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
 
 
