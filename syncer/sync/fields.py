@@ -21,6 +21,8 @@ _UNKNOWN = re.compile(r'unknown field \\?"([^"\\]+)\\?"')
 _FALSE_MATTERS = frozenset({"hostUsers"})
 """Fields of which false is stricter than nothing, and which some supported version lacks; elsewhere API servers leave false out."""
 _NOT_COMPARED = frozenset({"metadata", "status", "stringData"})
+_IDENTITIES = ("mountPath", "devicePath", "name")
+"""What tells the elements of a list apart; one volume may be mounted twice."""
 
 
 def text_of(path: Path) -> str:
@@ -59,14 +61,20 @@ def _compare(asked: Any, answered: Any, path: Path, found: set[Path]) -> None:
             _collect(field, value, answered, path, found)
     elif isinstance(asked, list) and isinstance(answered, list):
         for one, other in _matched(asked, answered):
-            _compare(one, other, (*path, ELEMENT), found)
+            if other is None:
+                found.add((*path, ELEMENT))
+            else:
+                _compare(one, other, (*path, ELEMENT), found)
 
 
 def _matched(asked: list[Any], answered: list[Any]) -> Iterable[tuple[Any, Any]]:
-    """Elements that belong together: by name where they have any (webhooks put theirs in between), else by place."""
-    if all(isinstance(item, Mapping) and "name" in item for item in (*asked, *answered)):
-        by_name = {item["name"]: item for item in answered}
-        return [(item, by_name[item["name"]]) for item in asked if item["name"] in by_name]
+    """Each element that was asked for, and the one that belongs to it, None if it is gone: by what tells them apart (webhooks put
+    theirs in between), else by place; nothing when nobody knows."""
+    for name in _IDENTITIES:
+        if all(isinstance(item, Mapping) and name in item for item in (*asked, *answered)):
+            known = {item[name]: item for item in answered}
+            if len(known) == len(answered):
+                return [(item, known.get(item[name])) for item in asked]
     return zip(asked, answered, strict=True) if len(asked) == len(answered) else ()
 
 

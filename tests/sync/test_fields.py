@@ -20,6 +20,8 @@ def pod(**spec: Any) -> Obj:
 APP = {"name": "app", "image": "a"}
 SIDECAR = {"name": "sidecar"}
 DEFAULTED = {**APP, "imagePullPolicy": "Always"}
+MOUNTS = [{"name": "v", "mountPath": "/a", "subPath": "a"}, {"name": "v", "mountPath": "/b"}]
+TWICE = [{"name": "A", "value": "1"}, {"name": "A", "valueFrom": {}}]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,10 @@ DEFAULTED = {**APP, "imagePullPolicy": "Always"}
         pytest.param(pod(containers=[{**APP, "x": 1}]), pod(containers=[DEFAULTED]), {"spec.containers[].x"}, id="in a list"),
         pytest.param(pod(containers=[{**APP, "x": 1}]), pod(containers=[SIDECAR, {**DEFAULTED, "x": 1}]), set(), id="a sidecar"),
         pytest.param(pod(ports=[{"port": 1, "x": 1}]), pod(ports=[{"port": 1}]), {"spec.ports[].x"}, id="by place"),
+        pytest.param(pod(volumes=[{"name": "a"}, {"name": "b", "x": 1}]), pod(volumes=[{"name": "a"}]), {"spec.volumes[]"}, id="an element"),
+        pytest.param(pod(mounts=MOUNTS), pod(mounts=[{"name": "token", "mountPath": "/t"}, *MOUNTS]), set(), id="one volume mounted twice"),
+        pytest.param(pod(mounts=MOUNTS), pod(mounts=[MOUNTS[1]]), {"spec.mounts[]"}, id="one of its mounts"),
+        pytest.param(pod(env=TWICE), pod(env=TWICE), set(), id="a variable that is set twice"),
         pytest.param(pod(rules=[{"x": 1}]), pod(rules=[{"y": 1}, {"z": 1}]), set(), id="nobody knows which"),
         pytest.param({"stringData": {"a": "b"}, "status": {"x": 1}}, {"data": {"a": "Yg=="}}, set(), id="never kept as they are"),
     ],
