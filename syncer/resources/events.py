@@ -122,7 +122,7 @@ def decide(pair: Pair, view: View) -> list[Intent]:
 def _create(key: Key, marks: Obj, content: Obj) -> Create:
     meta = {"name": key.name, "namespace": key.namespace, **marks}
     said = {field: value for field, value in content.items() if value is not None}
-    return Create(Side.VIRTUAL, EVENTS, {"apiVersion": "v1", "kind": "Event", "metadata": meta, **said}, lane=Lane.EVENT)
+    return Create(Side.VIRTUAL, EVENTS, {"apiVersion": "v1", "kind": "Event", "metadata": meta, **said}, lane=Lane.EVENT, settles=True)
 
 
 def _in_a_crowd(event: Obj, view: View) -> list[Intent] | None:

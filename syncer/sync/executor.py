@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from syncer.errors import AlreadyExists, ApiError, Conflict, Forbidden, Held, Invalid, NotFound, Refused, Stale
@@ -17,7 +17,7 @@ from syncer.kube import codec
 from syncer.kube.types import PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
 from syncer.naming import LABEL_MANAGED_BY
 from syncer.sync.contests import Contests, Drift, Why
-from syncer.sync.fields import dropped, holds, text_of
+from syncer.sync.fields import dropped, holds, same_besides, text_of
 from syncer.sync.intents import Again, Bind, Create, Delete, Intent, MintToken, Patch, Refuse, Wait, Warn
 from syncer.sync.recorder import Notice, Recorder
 from syncer.sync.refusals import Cause, refusal_of
@@ -85,6 +85,8 @@ class Executor:
         """
         outcome = Outcome()
         refused: Refused | None = None
+        if any(isinstance(intent, Wait) for intent in intents):
+            subject = replace(subject, quiet=_aloud)  # what is waited for may come during a write, before anybody listens
         for intent in intents:
             if refused is not None and (not isinstance(intent, Patch | Warn) or (isinstance(intent, Patch) and intent.follows)):
                 break
@@ -239,7 +241,8 @@ class Executor:
         drifts = self._contests.warned(intent.side, intent.resource, warnings)
         drifts += self._contests.answered(intent.side, intent.resource, intent.uid, wish, changed)
         self._tell(subject, drifts)
-        self._keep(intent, changed, _aloud)
+        alone = intent.settles and not drifts and self._is_only_change(intent, changed)
+        self._keep(intent, changed, subject.quiet if alone else _aloud)
 
     async def _send(self, intent: Patch, wish: Mapping[str, Any], warnings: list[str]) -> Obj:
         body = {**wish, "metadata": {**(wish.get("metadata") or {}), "uid": intent.uid}}
@@ -260,6 +263,12 @@ class Executor:
             if any(str(cause.get("field")) == "metadata.uid" for cause in error.details.get("causes") or ()):
                 raise Stale(str(error)) from None
             raise
+
+    def _is_only_change(self, intent: Patch, answered: Obj) -> bool:
+        """Whether the answer shows the object as the cache has it but for the patch: what others changed meanwhile has to be decided."""
+        store = self._caches.stores.get((intent.side, intent.resource))
+        before = store.get(intent.key) if store is not None else None
+        return before is not None and same_besides(before, answered, intent.body)
 
     def _is_so(self, intent: Patch, wish: Mapping[str, Any]) -> bool:
         """Whether a patch of which something was left out would change nothing any more."""

@@ -21,7 +21,7 @@ _UNKNOWN = re.compile(r'unknown field \\?"([^"\\]+)\\?"')
 _FALSE_MATTERS = frozenset({"hostUsers"})
 """Fields of which false is stricter than nothing, and which some supported version lacks; elsewhere API servers leave false out."""
 _NOT_COMPARED = frozenset({"metadata", "status", "stringData"})
-_IDENTITIES = ("mountPath", "devicePath", "name")
+_IDENTITIES = ("mountPath", "devicePath", "name", "type")
 """What tells the elements of a list apart; one volume may be mounted twice."""
 
 
@@ -44,6 +44,14 @@ def dropped(asked: Mapping[str, Any], answered: Mapping[str, Any]) -> set[Path]:
     return found
 
 
+def dropped_at(path: Path, asked: Any, answered: Any) -> set[Path]:
+    """What the API server's answer to a patch lacks of the value that it asked for at `path`."""
+    found: set[Path] = set()
+    *above, field = path
+    _collect(field, asked, {} if answered is None else {field: answered}, tuple(above), found)
+    return found
+
+
 def _collect(field: str, asked: Any, holder: Mapping[str, Any], above: Path, found: set[Path]) -> None:
     path = (*above, field)
     if field not in holder:
@@ -61,6 +69,8 @@ def _compare(asked: Any, answered: Any, path: Path, found: set[Path]) -> None:
             _collect(field, value, answered, path, found)
     elif isinstance(asked, list) and isinstance(answered, list):
         for one, other in _matched(asked, answered):
+            if isinstance(one, Mapping) and "$patch" in one:
+                continue
             if other is None:
                 found.add((*path, ELEMENT))
             else:
@@ -141,3 +151,28 @@ def holds(have: Any, asked: Any) -> bool:
         elements = have if isinstance(have, list) else []
         return len(elements) == len(asked) and all(map(holds, elements, asked))
     return False
+
+
+def same_besides(before: Mapping[str, Any], after: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+    """Whether two forms of an object differ only in what a patch `body` names: map keys, and elements of lists by type or name.
+
+    Their resourceVersion differs always, the UID in the body is no change.
+    """
+    for field in before.keys() | after.keys():
+        one, other, asked = before.get(field), after.get(field), body.get(field)
+        if one == other or field == "resourceVersion":
+            continue
+        if isinstance(one, Mapping) and isinstance(other, Mapping) and (asked is None or isinstance(asked, Mapping)):
+            if not same_besides(one, other, asked or {}):
+                return False
+        elif isinstance(one, list) and isinstance(other, list) and isinstance(asked, list):
+            named = {_identity(item) for item in asked}
+            if [item for item in one if _identity(item) not in named] != [item for item in other if _identity(item) not in named]:
+                return False
+        elif field not in body:
+            return False
+    return True
+
+
+def _identity(item: Any) -> Any:
+    return item.get("type") or item.get("name") if isinstance(item, Mapping) else None

@@ -45,6 +45,8 @@ class Patch:
     lane: Lane = Lane.SPEC
     follows: bool = False
     """Records what was written before it: not sent when any of that was refused."""
+    settles: bool = False
+    """Promises that the answer gives this pair nothing more to decide, if it shows no change but this one."""
 
 
 @dataclass(frozen=True, slots=True)

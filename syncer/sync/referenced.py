@@ -82,7 +82,8 @@ def referenced_spec(
         if virtual is None or not needed(pair.key, view):
             return _unneeded(resource, virtual, host)
         if host is None:
-            return [] if is_deleting(virtual) else [Create(Side.HOST, resource, _host_object(resource, virtual, content(virtual), view))]
+            made = _host_object(resource, virtual, content(virtual), view)
+            return [] if is_deleting(virtual) else [Create(Side.HOST, resource, made, settles=True)]
         if by_whom := taken_over(host):
             return [Warn(Ref(Side.VIRTUAL, resource, pair.key), "TakenOver", by_whom)]
         return _update(resource, virtual, host, content(virtual), unchangeable, view)

@@ -103,12 +103,13 @@ async def test_a_pod_is_created_after_the_copies_of_what_it_mounts() -> None:
 
 async def test_a_pod_waits_for_a_copy_that_the_host_refuses_and_says_so() -> None:
     async with running() as world:
-        world.host.fault(on("create", CONFIGMAPS), status=403, message="exceeded quota", times=9)
+        refusal = world.host.fault(on("create", CONFIGMAPS), status=403, message="exceeded quota")
         world.virtual.create(named("ConfigMap", "settings", data={"a": "1"}))
         world.virtual.create(pod("web", configmap="settings"))
         await asyncio.sleep(10)
         assert world.journal.find("create", PODS, side=Side.HOST) == []
         assert ("NotCopied", "web") in world.warnings()
+        refusal.lift()
         await asyncio.sleep(30)
         assert world.host_pod("web") is not None, "once it is there, the pod is created"
 

@@ -20,7 +20,7 @@ def status_up(virtual: Obj, host: Obj, view: View, *, spec_applied: bool = True)
     patch = status_patch(virtual, virtual_pod_status(view.names, virtual, host, spec_applied=spec_applied))
     if patch is None:
         return []
-    return [Patch(Side.VIRTUAL, PODS, key_of(virtual), uid_of(virtual), patch, "status", "strategic", Lane.STATUS)]
+    return [Patch(Side.VIRTUAL, PODS, key_of(virtual), uid_of(virtual), patch, "status", "strategic", Lane.STATUS, settles=True)]
 
 
 @dataclass(frozen=True, slots=True)
