@@ -1,6 +1,6 @@
 # What people run. Each target sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-long bench bench-scale lint
+.PHONY: help setup demo demo-down test test-long chaos bench bench-scale lint
 
 UV := $(shell command -v uv || echo $${XDG_CACHE_HOME:-$$HOME/.cache}/syncer/uv/bin/uv)
 ROOT := $(filter 0,$(shell id -u))
@@ -31,6 +31,12 @@ test: setup  ## every tier of tests: lint, types, contracts, unit, API servers, 
 
 test-long: setup  ## the tests that take longer than anybody waits for
 	@$(UV) run python -m e2e.tiers long virtual-older host-older
+
+SEEDS ?= 5000
+FIRST ?= 0
+chaos: setup  ## SEEDS=5000 random schedules from FIRST=0 on, on all cores
+	@seq $(FIRST) 50 $$(($(FIRST) + $(SEEDS) - 1)) | xargs -P $$(nproc) -I '{}' sh -c \
+	  'SYNCER_CHAOS_SEEDS={}+50 $(UV) run pytest --quiet --tb=short -p no:cacheprovider tests/sync/test_chaos.py -k agree || exit 1'
 
 bench: setup  ## measure, on simulated nodes
 	@$(UV) run python -m bench.run

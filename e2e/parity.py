@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncer.kube.types import CONFIGMAPS, ENDPOINTS, EVENTS, NODES, PODS, SECRETS, SERVICES, Resource, key_of
+from syncer.kube.types import CONFIGMAPS, ENDPOINTS, EVENTS, INGRESSES, NODES, PODS, SECRETS, SERVICES, Resource, key_of
 from syncer.naming import LABEL_MANAGED_BY, Names
 from tests.agreement import Sides, disagreements
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from e2e.lab.virtual import VirtualCluster
     from syncer.kube.types import Key, Obj
 
-_HOST = (PODS, SERVICES, CONFIGMAPS, SECRETS)
-_VIRTUAL = (PODS, SERVICES, ENDPOINTS, CONFIGMAPS, SECRETS, NODES, EVENTS)
+_HOST = (PODS, SERVICES, CONFIGMAPS, SECRETS, INGRESSES)
+_VIRTUAL = (PODS, SERVICES, ENDPOINTS, CONFIGMAPS, SECRETS, INGRESSES, NODES, EVENTS)
 
 
 def differences(virtual: VirtualCluster, *, without: Iterable[tuple[Resource, Key]] = ()) -> list[str]:

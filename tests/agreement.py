@@ -12,6 +12,7 @@ from typing import Any
 from syncer.kube.types import (
     CONFIGMAPS,
     EVENTS,
+    INGRESSES,
     NODES,
     PODS,
     SECRETS,
@@ -81,7 +82,16 @@ class Sides:
 
 def disagreements(sides: Sides) -> list[str]:
     """Everything in which both sides differ although they should not."""
-    return [*_pods(sides), *_services(sides), *_copies(sides), *_tokens(sides), *_nodes(sides), *selectors(sides), *leaks(sides)]
+    return [
+        *_pods(sides),
+        *_services(sides),
+        *_ingresses(sides),
+        *_copies(sides),
+        *_tokens(sides),
+        *_nodes(sides),
+        *selectors(sides),
+        *leaks(sides),
+    ]
 
 
 def paired(sides: Sides, resource: Resource, wanted: Iterable[Key]) -> Iterator[str]:
@@ -174,12 +184,52 @@ def _offered(service: Obj) -> dict[str, Any]:
     return {"ports": ports, "load balancer": balancer, **{field: spec.get(field) for field in named}}
 
 
+def _ingresses(sides: Sides) -> Iterator[str]:
+    ingresses = sides.virtual(INGRESSES)
+    if INGRESSES not in sides.images:
+        return
+    yield from paired(sides, INGRESSES, ingresses)
+    yield from same_labels(sides, INGRESSES)
+    for key, ingress in ingresses.items():
+        image = sides.image(INGRESSES, key)
+        if image is None:
+            continue
+        ours, theirs = (((obj.get("status") or {}).get("loadBalancer") or {}).get("ingress") or [] for obj in (ingress, image))
+        if ours != theirs:
+            yield f"the Ingress {key} is reached at {ours}, on the host at {theirs}"
+        yield from (f"the host Ingress of {key} sends to {wrong}" for wrong in _wrong_backends(sides.names, key, ingress, image))
+
+
+def _wrong_backends(names: Names, key: Key, ingress: Obj, image: Obj) -> Iterator[str]:
+    wanted, found = (_backends(obj) for obj in (ingress, image))
+    for mine, theirs in zip(wanted, found, strict=False):
+        if names.host_name(key.namespace, mine) != theirs:
+            yield f"{theirs} instead of {mine}"
+    if len(wanted) != len(found):
+        yield f"{found} instead of {wanted}"
+
+
+def _backends(ingress: Obj) -> list[str]:
+    """Names of the Services and TLS Secrets, in order."""
+    spec = ingress["spec"]
+    paths = [path for rule in spec.get("rules") or () for path in (rule.get("http") or {}).get("paths") or ()]
+    secrets = [tls["secretName"] for tls in spec.get("tls") or () if tls.get("secretName")]
+    return [path["backend"]["service"]["name"] for path in paths if "service" in path["backend"]] + secrets
+
+
 def _copies(sides: Sides) -> Iterator[str]:
     for resource, referred in COPIED.items():
         originals = sides.virtual(resource)
         # Host pods count too, whether the virtual ones are still there or not: they may start a container any time.
         alive = sides.virtual(PODS).items()
         needed = {Key(key.namespace, name) for key, pod in alive for name in referred(references(pod))}
+        if resource == SECRETS:
+            needed |= {
+                Key(key.namespace, tls["secretName"])
+                for key, ingress in sides.virtual(INGRESSES).items()
+                for tls in ingress["spec"].get("tls") or ()
+                if tls.get("secretName")
+            }
         needed |= {key for key, obj in originals.items() if annotations_of(obj).get(FORCE_SYNC) == "true"}
         images = sides.images.get(resource, {})
         wanted = needed & originals.keys()

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from syncer.kube.types import CONFIGMAPS, PODS, SECRETS, SERVICES, Key, Obj, Resource, Side, annotations_of, key_of, labels_of
+from syncer.kube.types import CONFIGMAPS, INGRESSES, PODS, SECRETS, SERVICES, Key, Obj, Resource, Side, annotations_of, key_of, labels_of
 from syncer.naming import (
     ANNOTATION_KIND,
     ANNOTATION_NAME,
@@ -146,11 +146,31 @@ def _play_service(rng: random.Random, host: Obj) -> Obj:
     return {"status": {"loadBalancer": rng.choice(({}, {"ingress": [{"ip": "203.0.113.7"}]}, {"ingress": [{"hostname": "lb.example"}]}))}}
 
 
+def _ingress(rng: random.Random, key: Key) -> Obj:
+    metadata = {"name": key.name, "namespace": key.namespace}
+    return {"apiVersion": INGRESSES.api_version, "kind": "Ingress", "metadata": metadata, "spec": _ingress_spec(rng)}
+
+
+def _ingress_spec(rng: random.Random) -> Obj:
+    paths = [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": rng.choice("abc"), "port": {"number": 80}}}}]
+    tls = {"tls": [{"hosts": ["shop.example"], "secretName": rng.choice("abc")}]} if rng.random() < 0.5 else {}
+    return {"rules": [{"host": "shop.example", "http": {"paths": paths}}], **tls}
+
+
+def _change_ingress(rng: random.Random, _have: Obj) -> Obj:
+    return rng.choice(({"spec": _ingress_spec(rng)}, {"metadata": _metadata(rng)}))
+
+
+def _play_ingress(rng: random.Random, _host: Obj) -> Obj:
+    return {"status": {"loadBalancer": rng.choice(({}, {"ingress": [{"ip": "203.0.113.8"}]}))}}
+
+
 PARTS: tuple[Part, ...] = (
     Part(PODS, _pod, _change_pod, _spoiled_metadata, _play_pod, weight=3),
     Part(SERVICES, _service, _change_service, _spoil_service, _play_service, weight=2),
     Part(CONFIGMAPS, _copied(CONFIGMAPS), _change_copied, _spoil_copied),
     Part(SECRETS, _copied(SECRETS), _change_copied, _spoil_copied),
+    Part(INGRESSES, _ingress, _change_ingress, _spoiled_metadata, _play_ingress),
 )
 
 
