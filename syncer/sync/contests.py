@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from syncer.naming import DOMAIN
-from syncer.sync.fields import Path, holds, leaves, text_of, unknown_fields, value_at, without
+from syncer.sync.fields import Path, dropped_at, holds, leaves, text_of, unknown_fields, value_at, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -125,8 +125,8 @@ class Contests:
                 wish.count = wish.count + 1 if now - wish.at < fights else 1
             wish.at = now
             if wish.count >= FUTILE:
-                missing = asked is not None and got is None
-                drifts.append(self.tell(side, resource, path, Why.NOT_KEPT if missing else Why.CONTESTED))
+                lost = [self.tell(side, resource, each, Why.NOT_KEPT) for each in sorted(dropped_at(path, asked, got))]
+                drifts += lost or [self.tell(side, resource, path, Why.CONTESTED)]
         return drifts
 
     def tell(self, side: Side, resource: Resource, path: Path, why: Why) -> Drift:

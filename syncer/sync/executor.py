@@ -17,7 +17,7 @@ from syncer.kube import codec
 from syncer.kube.types import PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
 from syncer.naming import LABEL_MANAGED_BY
 from syncer.sync.contests import Contests, Drift, Why
-from syncer.sync.fields import dropped, holds, same_besides, text_of
+from syncer.sync.fields import dropped, same_besides, text_of, unmet
 from syncer.sync.intents import Again, Bind, Create, Delete, Intent, MintToken, Patch, Refuse, Wait, Warn
 from syncer.sync.recorder import Notice, Recorder
 from syncer.sync.refusals import Cause, refusal_of
@@ -233,7 +233,7 @@ class Executor:
         wish, again = self._contests.worth_asking(intent.side, intent.resource, intent.uid, intent.body)
         if again is not None:
             outcome.look_again(again)
-        if wish is not intent.body and self._is_so(intent, wish):
+        if wish is not intent.body and not (wish := self._unmet(intent, wish)):
             return
         warnings: list[str] = []
         changed = await self._send(intent, wish, warnings)
@@ -270,12 +270,10 @@ class Executor:
         before = store.get(intent.key) if store is not None else None
         return before is not None and same_besides(before, answered, intent.body)
 
-    def _is_so(self, intent: Patch, wish: Mapping[str, Any]) -> bool:
-        """Whether a patch of which something was left out would change nothing any more."""
-        if not wish:
-            return True
+    def _unmet(self, intent: Patch, wish: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of a patch of which something was left out is not so already; asking for it again would look like a fight."""
         store = self._caches.stores.get((intent.side, intent.resource))
-        return store is not None and holds(store.get(intent.key), wish)
+        return unmet((store.get(intent.key) if store is not None else None) or {}, wish)
 
     def _tell(self, subject: Subject, drifts: Iterable[Drift], *, made: bool = False) -> None:
         """The tenant hears what the host does with his object; what the virtual side does not keep of a status only the operator."""

@@ -153,6 +153,11 @@ def holds(have: Any, asked: Any) -> bool:
     return False
 
 
+def unmet(have: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a patch would change something there, leaf by leaf."""
+    return without(body, [path for path in leaves(body) if holds(value_at(have, path), value_at(body, path))])
+
+
 def same_besides(before: Mapping[str, Any], after: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
     """Whether two forms of an object differ only in what a patch `body` names: map keys, and elements of lists by type or name.
 

@@ -155,7 +155,8 @@ async def test_a_status_field_that_the_virtual_side_does_not_have_is_not_asked_f
         assert writes(world, Side.VIRTUAL, began) == 0
         assert await world.scan_writes() == []
         paths = {entry["path"] for entry in logs if entry["event"] == "field.not_kept"}
-        assert "status.newField" in paths
+        assert {"status.newField", "status.containerStatuses[].newField"} <= paths
+        assert [entry for entry in logs if entry["event"] == "field.contested"] == []
         assert len([entry for entry in logs if entry["event"] == "field.not_kept"]) == len(paths), "listed once"
         assert told(world) == []
 
