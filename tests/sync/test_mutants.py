@@ -320,7 +320,6 @@ MUTANTS: Mapping[str, Mutant] = {
 
 
 CHAOS_MUTANTS: Mapping[str, Parts] = {
-    "no UID precondition on patches": Parts(executor=WithoutUid),
     "no proof of ownership": Parts(executor=WithoutProof),
     "another create after a timeout": Parts(executor=Doubling),
     "selectors not narrowed": Parts(executor=Widening),
