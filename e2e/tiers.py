@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from e2e.kubernetes.catalogue import OLDER
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -60,12 +62,11 @@ TIERS = (
     Tier("apiserver", pytest=["tests", "e2e", "-m", "apiserver and not long"]),
     Tier("node", pytest=["tests", "e2e", "-m", "node and not long"]),
 )
-_OLDER = "1.34.4"
 _SKEWED = ["e2e", "-m", "(apiserver and not long) or guestbook"]
 LONG = (
     Tier("long", pytest=["tests", "e2e", "-m", "long"]),
-    Tier("virtual-older", pytest=_SKEWED, environment={"VIRTUAL_KUBERNETES_VERSION": _OLDER}),
-    Tier("host-older", pytest=_SKEWED, environment={"HOST_KUBERNETES_VERSION": _OLDER}),
+    Tier("virtual-older", pytest=_SKEWED, environment={"VIRTUAL_KUBERNETES_VERSION": OLDER}),
+    Tier("host-older", pytest=_SKEWED, environment={"HOST_KUBERNETES_VERSION": OLDER}),
 )
 """What takes long: tests that do, and all that is about two Kubernetes versions at once."""
 

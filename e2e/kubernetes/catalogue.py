@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MODULES = Path(__file__).parent / "modules"
 KUBERNETES = "k8s.io/kubernetes"
+OLDER = "v1.34.4"
+"""The version on one side in tests of two versions at once."""
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
