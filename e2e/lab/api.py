@@ -123,6 +123,18 @@ class Api:
         except (ApiFailure, *UNREACHABLE):
             return False
 
+    def serves(self, api_version: str, kind: str) -> bool:
+        """Whether its version, as it is configured, has this type; not for the core group."""
+        try:
+            self._resource(f"/apis/{api_version}", kind)
+        except ApiFailure as failure:
+            if failure.status != 404:
+                raise
+            return False
+        except LabError:
+            return False
+        return True
+
     def path_of(self, obj: Obj) -> str:
         """The path of an object, by its apiVersion, kind, namespace and name."""
         version, metadata = obj["apiVersion"], obj["metadata"]
