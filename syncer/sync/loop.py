@@ -38,6 +38,8 @@ _NORMAL_WORKERS = 4
 """Workers for what the tenant does, so that it goes on while all others wait for a status to be taken."""
 _STALE_QUIET_TRIES = 5
 """After how many tries a cache that is merely behind, which is ordinary, becomes a row: it is not catching up."""
+_SHORTEST_WAIT = 0.001
+"""Seconds; else a wait that is over but for a rounding of the clock would be decided again at the same instant, for ever."""
 _ORPHAN_COUNT_FRESH = 5.0
 
 
@@ -245,7 +247,7 @@ class Loop:
         self._unsubscribe(before - refs, self, key)
         self._waiting[key] = since, refs
         limits = [wait.at_most for wait in waits if wait.at_most is not None]
-        again = max(0.0, min(limits) - (now - since)) if limits else None
+        again = max(_SHORTEST_WAIT, min(limits) - (now - since)) if limits else None
         if again is not None:
             self.queue.add_after(key, again)
         self._subscribe(refs, self, key)
