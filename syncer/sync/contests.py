@@ -112,7 +112,11 @@ class Contests:
         if len(self._wishes) > _REMEMBERED:
             self._wishes.popitem(last=False)
         drifts = []
-        for path, digest in leaves(body).items():
+        asked_for = leaves(body)
+        for path in [path for path, wish in wishes.items() if wish.count < FUTILE and path not in asked_for]:
+            if value_at(answer, path) is None:  # went with what was asked for now, as fields do that depend on a Service's type
+                del wishes[path]
+        for path, digest in asked_for.items():
             wish = wishes.get(path)
             if wish is None or wish.digest != digest:
                 wishes[path] = _Wish(digest, now)

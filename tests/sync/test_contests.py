@@ -11,7 +11,7 @@ import pytest
 from structlog.typing import EventDict
 
 from syncer.kube.types import EVENTS, PODS, SERVICES, Key, Obj, Side, key_of, labels_of
-from syncer.sync.contests import FUTILE
+from syncer.sync.contests import FUTILE, Contests
 from tests.fakes.requests import is_write
 from tests.sync.harness import World, clock, pod, running, service
 
@@ -215,3 +215,13 @@ async def test_somebody_who_removes_a_label_now_and_then_fights_nobody() -> None
             assert host is not None
             assert labels_of(host)["a"] == "b"
         assert told(world) == []
+
+
+def test_a_field_that_goes_with_a_change_of_type_is_no_contest() -> None:
+    contests = Contests(lambda: 1.0)
+    policy = {"internalTrafficPolicy": "Cluster"}
+    for _ in range(FUTILE):
+        there = {"spec": {"type": "ClusterIP", **policy}}
+        assert contests.answered(Side.HOST, SERVICES, "uid", {"spec": policy}, there) == []
+        gone = {"spec": {"type": "ExternalName"}}
+        assert contests.answered(Side.HOST, SERVICES, "uid", {"spec": {"externalName": None}}, gone) == []
