@@ -86,7 +86,8 @@ class TestCreation:
         world.put(Side.VIRTUAL, CONFIGMAPS, named("settings"))
         world.put(Side.VIRTUAL, SECRETS, named("pull"))
         assert told(world.decide(pods.SPEC, WEB)) == [
-            "wait host configmaps hostns/settings-x-default-x-vc host secrets hostns/pull-x-default-x-vc at most 5"
+            "wait host configmaps hostns/settings-x-default-x-vc virtual configmaps default/settings "
+            "host secrets hostns/pull-x-default-x-vc virtual secrets default/pull at most 5"
         ]
         world.put(Side.HOST, CONFIGMAPS, {"metadata": host_marks("ConfigMap", "settings")})
         world.put(Side.HOST, SECRETS, {"metadata": host_marks("Secret", "pull")})
@@ -99,7 +100,10 @@ class TestCreation:
         world.put(Side.VIRTUAL, SECRETS, named("pull"))
         (wait,) = told(world.decide(pods.SPEC, WEB, waited=4.9))
         assert wait.endswith("at most 5")
-        assert told(world.decide(pods.SPEC, WEB, waited=5.0)) == ["warn NotCopied", "wait host secrets hostns/pull-x-default-x-vc"]
+        assert told(world.decide(pods.SPEC, WEB, waited=5.0)) == [
+            "warn NotCopied",
+            "wait host secrets hostns/pull-x-default-x-vc virtual secrets default/pull",
+        ]
 
     def test_a_stranger_with_the_copys_name_is_not_the_copy(self) -> None:
         world = self.world(self.MOUNTING)

@@ -169,7 +169,7 @@ def _missing(virtual: Obj, found: References, view: View) -> list[_Missing]:
     """
     namespace = key_of(virtual).namespace
     missing = [
-        _Missing(f"{resource.kind} {key.name}", (Ref(Side.HOST, resource, view.names.host_key(key)),))
+        _Missing(f"{resource.kind} {key.name}", _on_both_sides(resource, key, view))
         for resource, key in _data(virtual, found, view)
         if view.get(Side.VIRTUAL, resource, key) is not None and not _is_copied(resource, key, view)
     ]
@@ -177,14 +177,17 @@ def _missing(virtual: Obj, found: References, view: View) -> list[_Missing]:
     for name in sorted(found.claims):
         claim = Key(namespace, name)
         if not _is_usable(claim, virtual if name in own else None, view):
-            # Waited for on both sides: its copy says nothing yet of whose it is.
-            on = (Ref(Side.HOST, PERSISTENT_VOLUME_CLAIMS, view.names.host_key(claim)), Ref(Side.VIRTUAL, PERSISTENT_VOLUME_CLAIMS, claim))
-            missing.append(_Missing(f"PersistentVolumeClaim {name}", on))
+            missing.append(_Missing(f"PersistentVolumeClaim {name}", _on_both_sides(PERSISTENT_VOLUME_CLAIMS, claim, view)))
     if len(found.tokens) > 1:
         secret = Ref(Side.HOST, SECRETS, token_secret_key(view.names, key_of(virtual)))
         if not _has_tokens(view.get(*secret), virtual, view):
             missing.append(_Missing("its service account tokens", (secret,)))
     return missing
+
+
+def _on_both_sides(resource: Resource, key: Key, view: View) -> tuple[Ref, ...]:
+    """The copy, and the object itself: it may go meanwhile, and a claim's copy says nothing yet of whose it is."""
+    return Ref(Side.HOST, resource, view.names.host_key(key)), Ref(Side.VIRTUAL, resource, key)
 
 
 def _has_tokens(secret: Obj | None, pod: Obj, view: View) -> bool:
