@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.kube.types import Obj
-from syncer.sync.fields import Path, dropped, holds, leaves, text_of, unknown_fields, value_at, without
+from syncer.sync.fields import Path, dropped, holds, leaves, same_besides, text_of, unknown_fields, value_at, without
 from syncer.translate.merge import apply
 
 
@@ -109,3 +109,49 @@ def test_a_leaf_that_is_left_out_is_asked_for_no_more(asked: Obj) -> None:
             other: value_at(asked, other) for other in leaves(asked) if other != path
         }
     assert without(asked, leaves(asked)) == {field: value for field, value in asked.items() if value == {}}
+
+
+CONDITIONS = [{"type": "Ready", "status": "False"}, {"type": "Gate", "status": "True"}]
+
+
+@pytest.mark.parametrize(
+    ("after", "body", "same"),
+    [
+        pytest.param({"spec": {"a": 1}}, {}, True, id="nothing at all"),
+        pytest.param({"spec": {"a": 1}, "status": {"phase": "Running"}}, {"status": {"phase": "Running"}}, True, id="what was asked for"),
+        pytest.param({"spec": {"a": 2}, "status": {"phase": "Running"}}, {"status": {"phase": "Running"}}, False, id="and the spec"),
+        pytest.param({"spec": {"a": 1}, "metadata": {"labels": {"x": "y"}}}, {"status": {"phase": "Running"}}, False, id="a label"),
+        pytest.param({"spec": {"a": 1}, "metadata": {"resourceVersion": "8"}}, {"metadata": {"uid": "u"}}, True, id="only the version"),
+        pytest.param(
+            {"spec": {"a": 1}, "status": {"conditions": [{"type": "Ready", "status": "True"}, CONDITIONS[1]]}},
+            {"status": {"conditions": [{"type": "Ready", "status": "True"}]}},
+            True,
+            id="one condition of two",
+        ),
+        pytest.param(
+            {"spec": {"a": 1}, "status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "Gate", "status": "False"}]}},
+            {"status": {"conditions": [{"type": "Ready", "status": "True"}]}},
+            False,
+            id="another condition too",
+        ),
+        pytest.param(
+            {"spec": {"a": 1}, "status": {"conditions": [CONDITIONS[1]]}},
+            {"status": {"conditions": [{"$patch": "delete", "type": "Ready"}]}},
+            True,
+            id="a condition taken away",
+        ),
+        pytest.param({"spec": {"a": 1}}, {"status": None}, True, id="the whole of it"),
+    ],
+)
+def test_what_else_changed(after: dict[str, Any], body: dict[str, Any], same: bool) -> None:
+    before: dict[str, Any] = {
+        "metadata": {"resourceVersion": "7"},
+        "spec": {"a": 1},
+        "status": {"phase": "Pending", "conditions": CONDITIONS},
+    }
+    after = {"metadata": before["metadata"], **after}
+    if "status" in after:
+        after["status"] = {**before["status"], **after["status"]}
+    elif body.get("status", 0) is not None:
+        after["status"] = before["status"]
+    assert same_besides(before, after, body) is same
