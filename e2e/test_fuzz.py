@@ -69,7 +69,7 @@ _TRANSLATED_POD = re.compile(
     |spec\.volumes\[\]\.(secret\.secretName|configMap\.name|persistentVolumeClaim\.claimName|ephemeral.*|downwardAPI.*|projected.*)
     |spec\.volumes\[\]\..*[sS]ecretRef\.name|spec\.volumes\[\]\.azureFile\.secretName|spec\.volumes\[\]\.glusterfs\.endpoints
     |spec\.volumes\[\]\.csi\.nodePublishSecretRef\.name
-    |spec\.(initC|c)ontainers\[\]\.(env|envFrom)
+    |spec\.(initContainers|containers)\[\]\.(env|envFrom)
     |spec\.affinity\.pod(Anti)?Affinity\b.*\.(labelSelector|namespaces|namespaceSelector|matchLabelKeys|mismatchLabelKeys)
     |spec\.topologySpreadConstraints\[\]\.(labelSelector|matchLabelKeys)
     |spec\.resourceClaims\b.*|spec\.workloadRef\b.*|spec\.schedulingGroup\b.*

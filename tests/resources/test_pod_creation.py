@@ -86,8 +86,10 @@ class TestCreation:
         world.put(Side.VIRTUAL, CONFIGMAPS, named("settings"))
         world.put(Side.VIRTUAL, SECRETS, named("pull"))
         assert told(world.decide(pods.SPEC, WEB)) == [
-            "wait host configmaps hostns/settings-x-default-x-vc virtual configmaps default/settings "
-            "host secrets hostns/pull-x-default-x-vc virtual secrets default/pull at most 5"
+            (
+                "wait host configmaps hostns/settings-x-default-x-vc virtual configmaps default/settings "
+                "host secrets hostns/pull-x-default-x-vc virtual secrets default/pull at most 5"
+            )
         ]
         world.put(Side.HOST, CONFIGMAPS, {"metadata": host_marks("ConfigMap", "settings")})
         world.put(Side.HOST, SECRETS, {"metadata": host_marks("Secret", "pull")})

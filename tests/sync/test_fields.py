@@ -36,7 +36,7 @@ TWICE = [{"name": "A", "value": "1"}, {"name": "A", "valueFrom": {}}]
         pytest.param(pod(containers=[{**APP, "x": 1}]), pod(containers=[DEFAULTED]), {"spec.containers[].x"}, id="in a list"),
         pytest.param(pod(containers=[{**APP, "x": 1}]), pod(containers=[SIDECAR, {**DEFAULTED, "x": 1}]), set(), id="a sidecar"),
         pytest.param(pod(ports=[{"port": 1, "x": 1}]), pod(ports=[{"port": 1}]), {"spec.ports[].x"}, id="by place"),
-        pytest.param(pod(volumes=[{"name": "a"}, {"name": "b", "x": 1}]), pod(volumes=[{"name": "a"}]), {"spec.volumes[]"}, id="an element"),
+        pytest.param(pod(volumes=[{"name": "a"}, {"name": "b", "x": 1}]), pod(volumes=[{"name": "a"}]), {"spec.volumes[]"}, id="an item"),
         pytest.param(pod(mounts=MOUNTS), pod(mounts=[{"name": "token", "mountPath": "/t"}, *MOUNTS]), set(), id="one volume mounted twice"),
         pytest.param(pod(mounts=MOUNTS), pod(mounts=[MOUNTS[1]]), {"spec.mounts[]"}, id="one of its mounts"),
         pytest.param(pod(env=TWICE), pod(env=TWICE), set(), id="a variable that is set twice"),
