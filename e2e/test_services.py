@@ -224,7 +224,7 @@ def test_a_hosts_quota_refuses_node_ports_at_once(pairs: ServicePairs) -> None:
     pairs.host.apply({**quota, "spec": {"hard": {"services.nodeports": str(used)}}})
     wait_until(lambda: "used" in pairs.host.get(path).get("status", {}), "the quota counts")
     try:
-        with pytest.raises(ApiFailure, match="exceeded quota") as refusal:
+        with pytest.raises(ApiFailure, match="has no room for it") as refusal:
             pairs.patch("limited", {"type": "NodePort"})
         assert pairs.host_namespace not in str(refusal.value)
         assert pairs.settle("limited")["type"] == "ClusterIP"

@@ -17,6 +17,7 @@ import structlog
 
 from syncer.errors import AlreadyExists, ApiError, Conflict, NotFound, Refused, Stale
 from syncer.kube.types import SERVICES, Key, Obj, Side, is_deleting, key_of, uid_of
+from syncer.sync.refusals import refusal_of
 from syncer.translate.messages import host_names_hidden
 from syncer.translate.metadata import recorded_uid, virtual_key
 from syncer.translate.services import (
@@ -178,5 +179,10 @@ class HostAllocator:
     def _cleaned(self, error: ApiError, key: Key) -> ApiError | Stale:
         if isinstance(error, Conflict):
             return Stale(f"the Service {key} is changing on the host; try again")
-        message = host_names_hidden(error.message, names=self._names, pairs=((self._names.host_key(key).name, key),))
+
+        def hide(text: str) -> str:
+            return host_names_hidden(text, names=self._names, pairs=((self._names.host_key(key).name, key),))
+
+        refusal = refusal_of(error, Side.HOST, hide) if error.status == 403 else None  # an admission plugin's text tells of others' use
+        message = hide(error.message) if refusal is None else str(refusal)
         return type(error)(error.status, error.reason, message, retry_after=error.retry_after)
