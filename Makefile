@@ -1,6 +1,6 @@
 # What people run. Each target sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-long chaos bench bench-scale lint
+.PHONY: help setup demo demo-down test test-long chaos bench bench-scale bench-profile lint
 
 UV := $(shell command -v uv || echo $${XDG_CACHE_HOME:-$$HOME/.cache}/syncer/uv/bin/uv)
 ROOT := $(filter 0,$(shell id -u))
@@ -43,6 +43,9 @@ bench: setup  ## measure, on simulated nodes
 
 bench-scale: setup  ## ten thousand pods on simulated nodes, and fairness between namespaces
 	@$(UV) run python -m bench.scale
+
+bench-profile: setup  ## where the syncer's CPU time goes
+	@$(UV) run python -m bench.profile
 
 lint: setup  ## the tiers that need nothing running
 	@$(UV) run python -m e2e.tiers lint types contracts
