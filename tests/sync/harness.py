@@ -261,9 +261,8 @@ class World:
 
     def run_pods(self) -> int:
         """Scheduler and kubelets do all there is to do for now; returns how many pods that were."""
-        pods = self.host.objects(PODS)
         done = 0
-        for one in pods:
+        for one in self.host.registry.storage.objects(PODS):
             if is_deleting(one):
                 self.kubelet.terminate(key_of(one))
             elif one["status"].get("phase") == "Pending":
