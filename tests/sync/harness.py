@@ -214,6 +214,8 @@ class World:
         )
         for loop in engine.loops:
             loop.queue._rng.seed(7)
+            if isinstance(self.virtual, LocalApiServer):  # many short lives: starting workers that get no key costs more than all else
+                del loop.workers._lanes[-20:]
         self.syncer = Syncer(caches, engine, executor, guard, fence, ledger, clients, outcomes)
         self.syncer.tasks += [asyncio.create_task(engine.run()), asyncio.create_task(recorder.run())]
         return self.syncer
