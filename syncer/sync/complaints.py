@@ -106,26 +106,30 @@ class Complaints:
         if (rest := TELL_AFTER - self._probes.lasts(key)) > 0:
             self._visit(key, rest)
             return
-        parked.told = what
-        self._log(key, error)
         seconds = self._probes.expected(key)
         when = "when it changes" if seconds is None else f"within {max(seconds, 1.0):.0f} s, and when it changes"
         message = f"{error}; tried again {when}"
-        await self._mark(key, now.virtual, on_host=now.host is not None, wanted=Refused(error.reason, message))
+        if not await self._mark(key, now.virtual, on_host=now.host is not None, wanted=Refused(error.reason, message)):
+            return  # nor would the event get there; the next visit tells
+        parked.told = what
+        self._log(key, error)
         kind, name = ref.resource.kind, ref.key.name
         self._executor.warn(ref, error.reason, message, topic=error.reason, for_controller=f"{kind} {name}: {message}")
 
-    async def _mark(self, key: Key, virtual: Obj | None, *, on_host: bool, wanted: Refused | None) -> None:
+    async def _mark(self, key: Key, virtual: Obj | None, *, on_host: bool, wanted: Refused | None) -> bool:
+        """Whether the condition is as wanted, or never will be; False when the API server could not be asked just now."""
         if virtual is None or not self._marks:
-            return
+            return True
         timestamp = datetime.fromtimestamp(self._wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         patch = condition_patch(self._spec.kind, virtual, on_host, wanted, timestamp)
         if patch is None:
-            return
+            return True
         try:
             await self._executor.mark(patch, lambda on: self._quiet(key, on))
         except (ApiError, FenceClosed, Stale, *NETWORK_ERRORS) as error:
             log.debug("condition.not_written", resource=self._spec.name, key=str(key), error=str(error))
+            return isinstance(error, ApiError) and error.status < 500 and error.status not in (409, 429)
+        return True
 
     def _virtual(self, key: Key) -> Obj | None:
         ref = self._spec.virtual_ref(key)

@@ -121,6 +121,7 @@ class Recorder:
                 await self._write(notice)
                 await self._tell_controller(notice)
             except (SyncerError, *NETWORK_ERRORS) as error:
+                self._written.pop((notice.side, notice.name), None)
                 log.warning("event.not_written", side=notice.side, reason=notice.reason, error=str(error))
 
     async def _write(self, notice: Notice) -> None:
