@@ -30,6 +30,8 @@ ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "Endpoint
 
 NOTHING_COPIED = {"automountServiceAccountToken": False}
 """A pod with it refers to no ConfigMap, so the loop of pods alone can take it to the host."""
+UNPLACED = {**NOTHING_COPIED, "nodeSelector": {"example.test/nobody": "has it"}}
+"""Nor does the host's scheduler place it, whatever nodes other tests have left there."""
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,7 @@ class TestPods:
 
     def test_the_life_of_a_pod(self, cluster: Cluster) -> None:
         names, host_key = cluster.names, cluster.names.host_key(self.WEB)
-        spec = {"containers": [{"name": "app", "image": "nginx", "resources": {"requests": {"cpu": "1"}}}], **NOTHING_COPIED}
+        spec = {"containers": [{"name": "app", "image": "nginx", "resources": {"requests": {"cpu": "1"}}}], **UNPLACED}
         cluster.create(Side.VIRTUAL, PODS, named("web", "Pod", spec=spec))
         assert cluster.settle(pods.SPEC, self.WEB, waited=60) == []
         metadata = {"name": host_key.name, "uid": cluster.get(Side.HOST, PODS, host_key)["metadata"]["uid"]}
@@ -242,7 +244,7 @@ class TestPods:
 
 
 def test_events_are_mirrored_once_per_version(cluster: Cluster) -> None:
-    cluster.create(Side.VIRTUAL, PODS, named("told", "Pod", spec={"containers": [{"name": "app", "image": "x"}], **NOTHING_COPIED}))
+    cluster.create(Side.VIRTUAL, PODS, named("told", "Pod", spec={"containers": [{"name": "app", "image": "x"}], **UNPLACED}))
     assert cluster.settle(pods.SPEC, Key("default", "told"), waited=60) == []
     host_key = cluster.names.host_key(Key("default", "told"))
     host = cluster.get(Side.HOST, PODS, host_key)

@@ -98,6 +98,7 @@ def test_the_other_takes_over_and_the_old_leader_writes_nothing_more(
     assert other.leads, "and it keeps the lead"
 
 
+@pytest.mark.long
 def test_a_rolling_restart_costs_no_lease(replicas: Replicas) -> None:
     replicas.start()
     began = time.time()
