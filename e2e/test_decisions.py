@@ -30,7 +30,7 @@ ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "Endpoint
 
 NOTHING_COPIED = {"automountServiceAccountToken": False}
 """A pod with it refers to no ConfigMap, so the loop of pods alone can take it to the host."""
-UNPLACED = {**NOTHING_COPIED, "nodeSelector": {"example.test/nobody": "has it"}}
+UNPLACED = {**NOTHING_COPIED, "nodeSelector": {"example.test/nobody": "has-it"}}
 """Nor does the host's scheduler place it, whatever nodes other tests have left there."""
 
 
