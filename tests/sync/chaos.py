@@ -510,10 +510,10 @@ def _strays(world: World) -> Iterator[tuple[Resource, Key]]:
 
 
 def _judge_refusals(world: World) -> None:
-    """Whose name is taken by a stranger on the host is told so."""
-    told = {name for reason, name in world.warnings() if reason == "NameTaken"}
+    """Whose name is taken by a stranger on the host is told so, by a condition: an event may be lost when an API server is away."""
     for resource in STRANGERS:
         for namespace in NAMESPACES_USED:
             obj = world.virtual.get(resource, Key(namespace, TAKEN))
             if obj is not None and resource in (PODS, SERVICES) and not is_deleting(obj):
-                assert TAKEN in told, f"nobody told that {resource} {namespace}/{TAKEN} cannot be on the host"
+                reasons = [condition.get("reason") for condition in obj["status"].get("conditions") or ()]
+                assert "NameTaken" in reasons, f"nobody told that {resource} {namespace}/{TAKEN} cannot be on the host"
