@@ -8,43 +8,31 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import structlog
 
 from syncer.kube.types import (
-    CONFIGMAPS,
     EVENTS,
     NAMESPACES,
     PODS,
-    SECRETS,
-    SERVICES,
     Key,
     Obj,
     Resource,
     Side,
     is_deleting,
     key_of,
-    labels_of,
 )
-from syncer.naming import LABEL_MANAGED_BY
-from syncer.translate.metadata import recorded_uid, virtual_key
 from syncer.translate.status import is_finished
-from syncer.translate.token_secret import token_pod
-from tests.agreement import disagreements
 from tests.fakes.faults import Fault
 from tests.fakes.requests import Request, is_write
 from tests.fakes.statuses import Failure
-from tests.sync.chaos_parts import NAMESPACES_USED, PARTS, STRANGERS, TAKEN, Part, furnish, said_of
-from tests.sync.harness import HOST_NAMESPACE, NAMES, Parts, World, clock, named, running
+from tests.sync.chaos_parts import NAMESPACES_USED, PARTS, TAKEN, Part, furnish, is_ours, said_of
+from tests.sync.harness import HOST_NAMESPACE, Parts, World, clock, named, running
+from tests.sync.verdict import judge
 
 STEPS = 45
-WRITES_PER_CHANGE = 4.0
-"""How many writes one change may cost at most, all in all; about two thirds of that is the most that was seen."""
-WRITES_PER_TROUBLE = 4.0
-"""Likewise for each fault, and for a third of each start of the syncer."""
-
 SOUND = Parts()
 Step: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -442,11 +430,6 @@ class Chaos:
             await end()
 
 
-def is_ours(resource: Resource, host: Obj) -> bool:
-    """Whether a host object is the image of a virtual one, or holds a pod's tokens."""
-    return virtual_key(NAMES, resource, host) is not None or (resource == SECRETS and token_pod(NAMES, host) is not None)
-
-
 def _without_finalizers(obj: Obj) -> Obj:
     return {**obj, "metadata": {**obj["metadata"], "finalizers": []}}
 
@@ -465,55 +448,10 @@ async def run(seed: int, *, parts: Parts = SOUND, steps: int = STEPS, local: boo
                 furnish(world)
                 await chaos.run(steps)
                 await chaos.make_peace()
-                await judge(chaos)
+                await judge(world, changes=chaos.changes, troubles=chaos.troubles)
                 bugs = [entry for entry in logs if entry["log_level"] in ("error", "critical") and entry["event"] != "fence.closed"]
                 assert not bugs, bugs[0]
         except Exception as error:
             error.add_note(f"seed {seed}: SYNCER_CHAOS_SEEDS={seed}+1 uv run pytest tests/sync/test_chaos.py")
             error.add_note(chaos.story() if chaos is not None else "while starting")
             raise
-
-
-async def judge(chaos: Chaos) -> None:
-    """Raise AssertionError unless both sides agree, nothing is left to do, and it was done without waste."""
-    world = chaos.world
-    assert world.syncer is not None
-    taken = [(resource, Key(namespace, TAKEN)) for resource in STRANGERS for namespace in NAMESPACES_USED]
-    problems = disagreements(world.sides(without=taken))
-    assert not problems, "\n".join(problems)
-    strays = [f"host {resource} {key}" for resource, key in _strays(world)]
-    assert not strays, f"nobody's, but labelled as ours: {strays}"
-    _judge_refusals(world)
-    for resource, key in taken:
-        if world.virtual.get(resource, key) is not None:
-            world.virtual.remove(resource, key)
-    await world.settle_running()
-    await asyncio.sleep(310)
-    await world.settle_running()
-    problems = disagreements(world.sides())
-    assert not problems, "\n".join(problems)
-    rows = world.syncer.rows()
-    assert not rows, rows
-    written = len(world.journal.writes())
-    limit = WRITES_PER_CHANGE * chaos.changes + WRITES_PER_TROUBLE * chaos.troubles
-    assert written <= limit, f"{written} writes for {chaos.changes} changes and {chaos.troubles} troubles"
-    assert [write for write in await world.scan_writes() if "token" not in write] == [], "a token may be due just then"
-
-
-def _strays(world: World) -> Iterator[tuple[Resource, Key]]:
-    """What looks like ours on the host and is not, besides the strangers that were there before."""
-    for resource in world.host.registry.storage.resources():
-        for obj in world.host.objects(resource, HOST_NAMESPACE):
-            ours = (resource == CONFIGMAPS and key_of(obj) == world.owner) or is_ours(resource, obj)
-            if labels_of(obj).get(LABEL_MANAGED_BY) == NAMES.suffix and not ours and not recorded_uid(obj).startswith("of-"):
-                yield resource, key_of(obj)
-
-
-def _judge_refusals(world: World) -> None:
-    """Whose name is taken by a stranger on the host is told so, by a condition: an event may be lost when an API server is away."""
-    for resource in STRANGERS:
-        for namespace in NAMESPACES_USED:
-            obj = world.virtual.get(resource, Key(namespace, TAKEN))
-            if obj is not None and resource in (PODS, SERVICES) and not is_deleting(obj):
-                reasons = [condition.get("reason") for condition in obj["status"].get("conditions") or ()]
-                assert "NameTaken" in reasons, f"nobody told that {resource} {namespace}/{TAKEN} cannot be on the host"

@@ -17,6 +17,7 @@ from syncer.naming import (
     Names,
 )
 from syncer.sync.referenced import FORCE_SYNC
+from syncer.translate.metadata import virtual_key
 from syncer.translate.token_secret import token_pod
 from tests.sync.harness import HOST_NAMESPACE, NAMES, World, host_event, named, pod, service
 
@@ -172,6 +173,11 @@ PARTS: tuple[Part, ...] = (
     Part(SECRETS, _copied(SECRETS), _change_copied, _spoil_copied),
     Part(INGRESSES, _ingress, _change_ingress, _spoiled_metadata, _play_ingress),
 )
+
+
+def is_ours(resource: Resource, host: Obj) -> bool:
+    """Whether a host object is the image of a virtual one, or holds a pod's tokens."""
+    return virtual_key(NAMES, resource, host) is not None or (resource == SECRETS and token_pod(NAMES, host) is not None)
 
 
 def furnish(world: World) -> None:
