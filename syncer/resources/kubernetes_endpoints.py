@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from syncer.kube.types import ENDPOINTS, SERVICES, Key, Obj, Ref, Side, annotations_of, is_deleting, key_of, uid_of
 from syncer.naming import DOMAIN
+from syncer.sync.front import api_address
 from syncer.sync.intents import Create, Intent, Pair, Patch, Wait
 from syncer.sync.spec import Right, SyncSpec, Wake, Watch
 from syncer.sync.view import View
@@ -22,12 +23,9 @@ def decide(pair: Pair, view: View) -> list[Intent]:
     """What the Endpoints need now; there is no host object of their own."""
     if pair.key != KUBERNETES:
         return []
-    host_key = Key(view.names.host_namespace, view.policy.service_name)
-    host = view.get(Side.HOST, SERVICES, host_key)
-    address = ((host or {}).get("spec") or {}).get("clusterIP") or "None"
-    if address == "None":
-        reason = f"the host Service {host_key.name} in front of the virtual API server has no cluster address yet"
-        return [Wait(on=(Ref(Side.HOST, SERVICES, host_key),), reason=reason)]
+    address = api_address(view)
+    if isinstance(address, Wait):
+        return [address]
     endpoints = pair.virtual
     annotations, subsets = {WRITTEN_ADDRESS: address}, _subsets(address)
     if endpoints is None:

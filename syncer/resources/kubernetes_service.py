@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from syncer.kube.types import SERVICES, Key, Obj, Ref, Side, is_deleting, key_of, uid_of
+from syncer.sync.front import api_address
 from syncer.sync.intents import Create, Intent, Pair, Patch, Wait
 from syncer.sync.spec import Right, SyncSpec, Wake, Watch
 from syncer.sync.view import Policy, View
@@ -29,12 +30,9 @@ def decide(pair: Pair, view: View) -> list[Intent]:
     """What the Service needs now; there is no host object of its own."""
     if pair.key != KUBERNETES:
         return []
-    host_key = Key(view.names.host_namespace, view.policy.service_name)
-    host = view.get(Side.HOST, SERVICES, host_key)
-    address = ((host or {}).get("spec") or {}).get("clusterIP") or "None"
-    if address == "None":
-        reason = f"the host Service {host_key.name} in front of the virtual API server has no cluster address yet"
-        return [Wait(on=(Ref(Side.HOST, SERVICES, host_key),), reason=reason)]
+    address = api_address(view)
+    if isinstance(address, Wait):
+        return [address]
     service = pair.virtual
     if service is not None and service["spec"].get("clusterIP") == address:
         return []

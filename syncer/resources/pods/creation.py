@@ -25,6 +25,7 @@ from syncer.kube.types import (
     labels_of,
     uid_of,
 )
+from syncer.sync.front import api_service, cluster_address
 from syncer.sync.intents import Create, Intent, Pair, Refuse, Wait, Warn
 from syncer.sync.view import View
 from syncer.translate.metadata import host_metadata, recorded_uid, virtual_key
@@ -76,17 +77,6 @@ def create(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
     metadata = host_metadata(view.names, view.policy.owner, PODS, virtual, annotations=ours)
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     return [Create(Side.HOST, PODS, body, settles=True, vacant=_absent(virtual, found, view))]
-
-
-def api_service(view: View) -> Ref:
-    """The host Service in front of the virtual API server."""
-    return Ref(Side.HOST, SERVICES, Key(view.names.host_namespace, view.policy.service_name))
-
-
-def cluster_address(service: Obj | None) -> str | None:
-    """A Service's address inside the cluster, None when it has none."""
-    address = ((service or {}).get("spec") or {}).get("clusterIP")
-    return None if not address or address == "None" else str(address)
 
 
 def dns_address_of(view: View) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from syncer.kube.types import PODS, Lane, Obj, Ref, Side, key_of, uid_of
-from syncer.resources.pods.creation import api_service, cluster_address, data_keys, services_beside
+from syncer.resources.pods.creation import data_keys, services_beside
+from syncer.sync.front import api_service, cluster_address
 from syncer.sync.intents import Intent, Patch, Warn
 from syncer.sync.view import View
 from syncer.translate.downward import pod_annotations
