@@ -1,6 +1,7 @@
-"""`python -m e2e.tiers [TIER ...]`: all checks in order, cheap ones first. A tier that fails does not keep the later ones from running.
+"""`python -m e2e.tiers [TIER ...]`: all checks, cheap ones first. A tier that fails does not keep the later ones from running.
 
-The last line is `N passed, N failed, N skipped`, summed over the tests of all tiers; the exit code is 0 if nothing failed.
+The API server tests wait more than they work, so they run beside all others. The last line is `N passed, N failed, N skipped`,
+summed over the tests of all tiers; the exit code is 0 if nothing failed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +32,13 @@ _TOOLS = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Tier:
-    """A set of commands; `pytest` are the arguments of a pytest run, which counts its tests."""
+    """A set of commands; `pytest` are the arguments of a pytest run, which counts its tests. Those that are `beside` wait for no other."""
 
     name: str
     commands: Sequence[Sequence[str]] = ()
     pytest: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    beside: bool = False
 
 
 @dataclass
@@ -59,7 +62,7 @@ TIERS = (
     Tier("types", [["mypy"]]),
     Tier("contracts", [["lint-imports"], ["deptry", "."]]),
     Tier("unit", pytest=["tests", "-m", "not apiserver and not node and not long"]),
-    Tier("apiserver", pytest=["tests", "e2e", "-m", "apiserver and not long"]),
+    Tier("apiserver", pytest=["tests", "e2e", "-m", "apiserver and not long"], beside=True),
     Tier("node", pytest=["tests", "e2e", "-m", "node and not long"]),
 )
 _SKEWED = ["e2e", "-m", "(apiserver and not long) or guestbook"]
@@ -78,18 +81,23 @@ def main() -> int:
     wanted = parser.parse_args().tiers or [tier.name for tier in TIERS]
     if unknown := set(wanted) - {tier.name for tier in (*TIERS, *LONG)}:
         parser.error(f"no tier called {', '.join(sorted(unknown))}")
-    outcomes = {tier.name: run(tier) for tier in (*TIERS, *LONG) if tier.name in wanted}
-    report(outcomes)
+    chosen = [tier for tier in (*TIERS, *LONG) if tier.name in wanted]
+    start = time.monotonic()
+    with ThreadPoolExecutor() as beside:
+        running = {tier.name: beside.submit(run, tier) for tier in chosen if tier.beside}
+        ended = {tier.name: run(tier) for tier in chosen if not tier.beside}
+        ended |= {name: future.result() for name, future in running.items()}
+    outcomes = {tier.name: ended[tier.name] for tier in chosen}
+    report(outcomes, time.monotonic() - start)
     return 0 if all(outcome.ok for outcome in outcomes.values()) else 1
 
 
 def run(tier: Tier) -> Outcome:
     """Run all commands of a tier, whichever of them fail."""
-    print(f"\n── {tier.name} " + "─" * (60 - len(tier.name)), flush=True)
     outcome = Outcome()
     start = time.monotonic()
     for program, *arguments in tier.commands:
-        if subprocess.run([_TOOLS / program, *arguments], cwd=ROOT, check=False).returncode:
+        if _show(tier, [str(_TOOLS / program), *arguments]):
             outcome.broken.append(" ".join([program, *arguments]))
     if tier.pytest:
         _run_pytest(tier, outcome)
@@ -97,11 +105,21 @@ def run(tier: Tier) -> Outcome:
     return outcome
 
 
+def _show(tier: Tier, command: Sequence[str]) -> int:
+    """Run a command, show its lines as they come with the tier's name in front, and return its exit code."""
+    environment = {**os.environ, **tier.environment}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"{tier.name:9} │ {line}", end="", flush=True)
+    return process.returncode
+
+
 def _run_pytest(tier: Tier, outcome: Outcome) -> None:
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory) / "results.xml"
         command = [sys.executable, "-m", "pytest", "--quiet", "--durations=10", "--durations-min=1", f"--junitxml={results}", *tier.pytest]
-        code = subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, **tier.environment}).returncode
+        code = _show(tier, command)
         for case in ET.parse(results).iter("testcase") if results.exists() else ():
             skipped = case.find("skipped")
             if case.find("failure") is not None or case.find("error") is not None:
@@ -115,9 +133,9 @@ def _run_pytest(tier: Tier, outcome: Outcome) -> None:
         outcome.broken.append(f"pytest, exit code {code}")
 
 
-def report(outcomes: dict[str, Outcome]) -> None:
+def report(outcomes: dict[str, Outcome], seconds: float) -> None:
     """Print the table and the last line."""
-    table = Table("tier", "result", "seconds", "remarks")
+    table = Table("tier", "result", "seconds", "remarks", caption=f"{seconds:.0f} s in all")
     for name, outcome in outcomes.items():
         tests = f"{outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped"
         remarks = [*outcome.broken, *(f"skipped: {reason}" for reason in sorted(outcome.skip_reasons))]
