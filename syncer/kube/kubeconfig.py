@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
@@ -132,6 +132,18 @@ def read_service_account(directory: Path, environ: Mapping[str, str]) -> Access:
         plugin=False,
         files=tuple(files),
     )
+
+
+def with_certificate(access: Access, certificate: Path | None, key: Path | None) -> Access:
+    """The same API server with that client certificate (PEM files) and no other credentials; with none at all for None.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    files: list[Fingerprint] = []
+    remedy = "give the path of a PEM file that this user may read"
+    items = (Item() if path is None else Item(str(path), _read(path, "", remedy, files)) for path in (certificate, key))
+    chain, private = items
+    return replace(access, certificate=chain, key=private, token="", plugin=False, files=(*access.files, *files))
 
 
 class _Section:

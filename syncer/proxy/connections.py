@@ -1,0 +1,171 @@
+"""The proxy's listener: who may hold a connection, and for how long without asking anything."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import OrderedDict
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from syncer.errors import ConfigError
+from syncer.proxy.tunnel import FLUSH_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+    from syncer.values import Address
+
+log = structlog.get_logger("syncer.proxy")
+
+HANDSHAKE_SECONDS = 10.0
+FIRST_SECONDS = 30.0
+"""How long the head of the first request may take, as for kube-apiserver (ReadHeaderTimeout, 32 s)."""
+IDLE_SECONDS = 90.0
+"""How long a connection may wait for its next request, head included, as for kube-apiserver."""
+_SWEEP_SECONDS = 1.0
+_BACKLOG = 1024
+
+
+class Connections:
+    """Listens at `address` with TLS while entered; every connection speaks a protocol that `server` makes.
+
+    At most `limit` connections are held: when there are more, the one that has been idle longest goes, and when none is idle the new one.
+    `context` is asked for with each connection. Entering raises ConfigError when the address cannot be used.
+    """
+
+    def __init__(self, server: web.Server, address: Address, context: Callable[[], ssl.SSLContext], *, limit: int) -> None:
+        self._server = server
+        self._address = address
+        self._context = context
+        self._limit = limit
+        self._idle: OrderedDict[asyncio.BaseTransport, float] = OrderedDict()
+        self._busy: set[asyncio.BaseTransport] = set()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.turned_away = 0
+
+    @property
+    def port(self) -> int:
+        """The port that it really listens at."""
+        return int(self._sockets[0].getsockname()[1])
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._sockets = _listen(self._address)
+        except OSError as error:
+            raise ConfigError(f"--bind-address, --port: cannot listen at {self._address}: {error.strerror}; give another one") from error
+        self._tasks = [asyncio.create_task(self._accept(listening), name="proxy listener") for listening in self._sockets]
+        self._tasks.append(asyncio.create_task(self._sweep(), name="proxy idle connections"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await asyncio.gather(*self._tasks, *self._starting, return_exceptions=True)
+
+    def close(self) -> None:
+        """Take no more connections, and close those that are idle."""
+        for task in (*self._tasks, *self._starting):
+            task.cancel()
+        for listening in self._sockets:
+            listening.close()
+        for transport in list(self._idle):
+            transport.close()
+        self._idle.clear()
+
+    def busy(self, transport: asyncio.BaseTransport | None) -> None:
+        """A request has come in there."""
+        if transport is not None:
+            self._busy.add(transport)
+            self._idle.pop(transport, None)
+
+    def idle(self, transport: asyncio.BaseTransport | None) -> None:
+        """The request there has been answered."""
+        if transport is None:
+            return
+        self._busy.discard(transport)
+        if not transport.is_closing():
+            self._idle[transport] = asyncio.get_running_loop().time() + IDLE_SECONDS
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:  # mostly that there are too many open files
+                log.warning("proxy.accept_failed", error=str(error))
+                await asyncio.sleep(_SWEEP_SECONDS)
+                continue
+            if not self._has_room():
+                self.turned_away += 1
+                connection.close()
+                continue
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+            task = asyncio.create_task(self._start(connection), name="proxy handshake")
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
+
+    def _has_room(self) -> bool:
+        if len(self._server.connections) + len(self._starting) < self._limit:
+            return True
+        while self._idle:
+            transport, _ = self._idle.popitem(last=False)
+            if not transport.is_closing():
+                _abort(transport)
+                return True
+        return False
+
+    async def _start(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(OSError, TimeoutError):  # of ssl among them: who does not get through the handshake is no client of ours
+            transport, _ = await loop.connect_accepted_socket(
+                self._server,
+                connection,
+                ssl=self._context(),
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=FLUSH_SECONDS,
+            )
+            if transport not in self._busy:  # its first request may have been quicker
+                self._idle.setdefault(transport, loop.time() + FIRST_SECONDS)
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = loop.time()
+            for transport in [transport for transport, until in self._idle.items() if until <= now or transport.is_closing()]:
+                del self._idle[transport]
+                _abort(transport)
+
+
+def _listen(address: Address) -> list[socket.socket]:
+    """Sockets that listen there; for no host at both IP families."""
+    host = address.host or None
+    family = socket.AF_INET if host is None and not address.port else socket.AF_UNSPEC  # some free port would be two
+    found = []
+    for kind, _, protocol, _, place in socket.getaddrinfo(host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE):
+        listening = socket.socket(kind, socket.SOCK_STREAM, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(place)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+        found.append(listening)
+    return found
+
+
+def _abort(transport: asyncio.BaseTransport) -> None:
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()
+    else:
+        transport.close()

@@ -1,0 +1,193 @@
+"""Passes requests on to an API server and the answers back, as they come: nothing large is kept, and a slow reader slows the sender."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+from yarl import URL
+
+from syncer.errors import NETWORK_ERRORS, ApiError, SyncerError
+from syncer.kube.types import Side
+from syncer.proxy.tunnel import Joined, Peer, Tunnels, answer_of, head_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from multidict import MultiMapping
+
+    from syncer.kube.config import Cluster
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that are about one connection (RFC 9110, 7.6.1)."""
+HEADER_BYTES = 65536
+"""Longest line of a head: tokens of identity providers have more than the usual 8 KiB."""
+
+_OURS = HOP_BY_HOP | {"host", "content-length", "expect"}
+_SMALL = 64 * 1024
+"""An answer of up to so many bytes is read at once and sent at once, which costs half as much as streaming it."""
+_READ_BYTES = 64 * 1024
+_UPGRADE_BODY = 64 * 1024
+
+
+class Relay:
+    """Connections to API servers on behalf of callers; an async context manager. `hide` takes the host out of texts of its API server."""
+
+    def __init__(self, *, hide: Callable[[str], str] = lambda text: text) -> None:
+        self.tunnels = Tunnels()
+        self._hide = hide
+        self._session: aiohttp.ClientSession | None = None
+        self._endless: set[aiohttp.ClientResponse] = set()
+        self._ended: set[aiohttp.ClientResponse] = set()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+            read_bufsize=_READ_BYTES,
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
+        if self._session is not None:
+            await self._session.close()
+
+    def end(self) -> None:
+        """End all endless answers and tunnels; their clients see an orderly end."""
+        self._ended |= self._endless
+        for answer in self._ended:
+            answer.close()
+        self.tunnels.close()
+
+    async def pass_on(
+        self, request: web.BaseRequest, cluster: Cluster, path: str, headers: MultiMapping[str], side: Side, *, endless: bool
+    ) -> web.StreamResponse:
+        """The answer of `cluster` to the request as sent to `path` (encoded, with its query) with these headers and its own body.
+
+        Credentials are the headers' and the cluster's client certificate. An `endless` answer (a watch, a log that is followed) may
+        be ended at any chunk by `end`. Raises ApiError (502, 504) when there is no answer.
+        """
+        try:
+            if is_upgrade(request):
+                return await self._tunnel(request, cluster, path, headers, side)
+            return await self._exchange(request, cluster, path, headers, side, endless=endless)
+        except TimeoutError:
+            raise ApiError(504, "Timeout", f"the {side} API server does not answer") from None
+        except (SyncerError, *NETWORK_ERRORS) as error:
+            if isinstance(error, ApiError):
+                raise
+            raise ApiError(502, "BadGateway", f"the {side} API server cannot be reached") from error
+
+    async def _tunnel(
+        self, request: web.BaseRequest, cluster: Cluster, path: str, headers: MultiMapping[str], side: Side
+    ) -> web.StreamResponse:
+        url = URL(cluster.server)
+        assert url.host is not None
+        assert url.port is not None
+        sent = CIMultiDict(headers)
+        sent["Host"] = url.authority
+        sent["Connection"] = "Upgrade"
+        sent["Upgrade"] = request.headers["Upgrade"]
+        body = await _whole_body(request)
+        if body or request.method not in ("GET", "HEAD"):
+            sent["Content-Length"] = str(len(body))
+        peer = Peer(url.host, url.port, cluster.ssl, cluster.server_name)
+        refusal = await self.tunnels.join(request, peer, head_of(request.method, url.raw_path.rstrip("/") + path, sent) + body)
+        if refusal is None:
+            return Joined()
+        answer = answer_of(refusal, dict.fromkeys(_OURS))
+        if side is Side.HOST:
+            answer.text = self._hide(answer.text or "")
+        return answer
+
+    async def _exchange(
+        self, request: web.BaseRequest, cluster: Cluster, path: str, headers: MultiMapping[str], side: Side, *, endless: bool
+    ) -> web.StreamResponse:
+        assert self._session is not None
+        sent = CIMultiDict(headers)
+        data = None
+        if request.can_read_body:
+            data = request.content
+            if (length := request.headers.get("Content-Length")) is not None:
+                sent["Content-Length"] = length
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        async with self._session.request(
+            request.method,
+            URL(cluster.server + path, encoded=True),
+            headers=sent,
+            data=data,
+            ssl=cluster.ssl or True,
+            server_hostname=cluster.server_name,
+            proxy=cluster.proxy,
+            allow_redirects=False,
+        ) as answer:
+            passed = CIMultiDict((name, value) for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP)
+            size = answer.content_length
+            if request.method != "HEAD" and size is not None and size <= _SMALL:
+                body = await answer.read()
+                passed.pop("Content-Length", None)
+                if side is Side.HOST and answer.status >= 400:
+                    body = self._hide(body.decode(errors="replace")).encode()
+                return web.Response(status=answer.status, reason=answer.reason, headers=passed, body=body)
+            return await self._stream(request, answer, passed, endless=endless)
+
+    async def _stream(
+        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, headers: CIMultiDict[str], *, endless: bool
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+        await response.prepare(request)
+        if request.method == "HEAD":
+            return response
+        if endless:
+            self._endless.add(answer)
+        try:
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+        except aiohttp.ClientError:
+            if answer not in self._ended:
+                # The answer is not complete. Its end must not look like one.
+                if request.transport is not None:
+                    request.transport.abort()
+                return response
+        finally:
+            self._endless.discard(answer)
+            self._ended.discard(answer)
+        await response.write_eof()
+        return response
+
+
+def is_upgrade(request: web.BaseRequest) -> bool:
+    """Whether the client asks to go on in another protocol."""
+    return "Upgrade" in request.headers and "upgrade" in request.headers.get("Connection", "").lower()
+
+
+async def _whole_body(request: web.BaseRequest) -> bytes:
+    """The body of a request that asks for an upgrade: they have none, or hardly any."""
+    body = b""
+    while request.can_read_body and (chunk := await request.content.readany()):
+        body += chunk
+        if len(body) > _UPGRADE_BODY:
+            raise ApiError(413, "RequestEntityTooLarge", "a request for an upgrade must not have a body of this size")
+    return body

@@ -1,0 +1,222 @@
+"""The front door: what looks like the API server of a virtual cluster to everybody who talks to it.
+
+Each request is taken apart, its caller told from the connection or the headers, and offered to the routes in turn; what none of
+them answers is for the virtual API server. Failures of our own are answered as Kubernetes answers: a Status in JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+import structlog
+from aiohttp import web
+from multidict import CIMultiDict
+
+from syncer.errors import NETWORK_ERRORS, ApiError
+from syncer.kube import codec
+from syncer.kube.types import Side
+from syncer.proxy.callers import ASSERTED, Caller, caller_of
+from syncer.proxy.connections import Connections
+from syncer.proxy.relay import HEADER_BYTES, HOP_BY_HOP, is_upgrade
+from syncer.proxy.requests import RequestInfo, is_clear, parse
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from syncer.kube.config import Cluster
+    from syncer.proxy.relay import Relay
+    from syncer.values import Address
+
+log = structlog.get_logger("syncer.proxy")
+
+_DROPPED = HOP_BY_HOP | {"host", "content-length", "expect"}
+_NEVER = 365 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: what it is about and who sends it. `host` is the name that the client calls us by, without the port."""
+
+    request: web.BaseRequest
+    info: RequestInfo
+    caller: Caller
+    host: str
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the answer has no end of its own: a watch, a log that is followed, a tunnel."""
+        query = self.request.query
+        return (
+            self.info.verb == "watch"
+            or is_upgrade(self.request)
+            or (self.info.subresource in ("log", "proxy") and query.get("follow", "") in ("true", "1"))
+        )
+
+
+class Route(Protocol):
+    """Something that answers some requests itself."""
+
+    async def answer(self, call: Call) -> web.StreamResponse | None:
+        """The answer, or None for what is not of this route. Raises ApiError, or a network error for an API server that is not there."""
+        ...
+
+
+class Observer(Protocol):
+    """Where the proxy reports; the daemon's metrics."""
+
+    def proxy_request(self, verb: str, resource: str, code: int, seconds: float) -> None:
+        """A request was answered."""
+        ...
+
+    def proxy_lasting(self, verb: str, resource: str, change: int) -> None:
+        """A request whose answer has no end of its own began (1) or ended (-1)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualServers:
+    """The virtual API server as two kinds of callers reach it: with the front-proxy certificate, which vouches for them, or with none."""
+
+    vouched: Cluster
+    bare: Cluster
+
+    def of(self, caller: Caller) -> Cluster:
+        """The one to use on behalf of a caller."""
+        return self.vouched if caller.asserted else self.bare
+
+
+class ProxyServer:
+    """Serves while entered. `routes` are asked in turn before the virtual API server is; `context` gives the TLS context of the moment."""
+
+    def __init__(
+        self,
+        address: Address,
+        servers: VirtualServers,
+        relay: Relay,
+        routes: Sequence[Route],
+        *,
+        context: Callable[[], ssl.SSLContext],
+        observer: Observer,
+        limit: int,
+    ) -> None:
+        self._servers = servers
+        self._relay = relay
+        self._routes = routes
+        self._observer = observer
+        server = web.Server(
+            self._serve,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
+            keepalive_timeout=_NEVER,  # `connections` closes what idles
+            lingering_time=1.0,
+        )
+        self._server = server
+        self.connections = Connections(server, address, context, limit=limit)
+
+    async def __aenter__(self) -> Self:
+        await self.connections.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop(0.0)
+
+    async def stop(self, drain: float) -> None:
+        """Take no more requests, end what has no end of its own, and let the others finish for `drain` seconds."""
+        self.connections.close()
+        self._relay.end()
+        self._server.pre_shutdown()
+        await self._server.shutdown(drain or 0.001)
+        await self.connections.__aexit__()
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        transport, loop = request.transport, asyncio.get_running_loop()
+        self.connections.busy(transport)
+        began, lasts, code = loop.time(), False, 499  # nginx' word for a client that did not wait
+        info = parse(request.method, request.raw_path)
+        verb, resource = info.verb, info.kind or "path"
+        try:
+            try:
+                call = self._call(request, info)
+                if lasts := call.lasts:
+                    self._observer.proxy_lasting(verb, resource, 1)
+                answer = await self._answer(call)
+            except ApiError as error:
+                answer = _failure(error)
+            except NETWORK_ERRORS as error:
+                log.warning("proxy.unreachable", verb=verb, path=info.path, error=str(error) or type(error).__name__)
+                answer = _failure(
+                    ApiError(503, "ServiceUnavailable", "an API server behind this one cannot be reached right now; try again")
+                )
+            except Exception as error:  # a bug: the client gets an answer all the same, and the log the traceback
+                log.exception("proxy.bug", verb=verb, path=info.path, exc_info=error)
+                answer = _failure(ApiError(500, "InternalError", "the proxy made a mistake, which its log tells more about"))
+            code = answer.status
+            return answer
+        finally:
+            if lasts:
+                self._observer.proxy_lasting(verb, resource, -1)
+            self._observer.proxy_request(verb, resource, code, loop.time() - began)
+            self.connections.idle(transport)
+
+    def _call(self, request: web.BaseRequest, info: RequestInfo) -> Call:
+        if not request.raw_path.startswith("/"):
+            raise ApiError(400, "BadRequest", "the request names another server than this one, or no path")
+        transport = request.transport
+        tls = transport.get_extra_info("ssl_object") if transport is not None else None
+        certificate, der = (tls.getpeercert(), tls.getpeercert(binary_form=True)) if tls is not None else (None, None)
+        caller = caller_of(request.headers, certificate, der)
+        host = (request.headers.get("Host") or "").rpartition("]")
+        return Call(request, info, caller, host[0] + "]" if host[0] else host[2].partition(":")[0])
+
+    async def _answer(self, call: Call) -> web.StreamResponse:
+        request = call.request
+        if is_clear(request.raw_path):
+            for route in self._routes:
+                if (answer := await route.answer(call)) is not None:
+                    return answer
+        headers = virtual_headers(call)
+        return await self._relay.pass_on(
+            request, self._servers.of(call.caller), request.raw_path, headers, Side.VIRTUAL, endless=call.lasts
+        )
+
+
+def virtual_headers(call: Call) -> CIMultiDict[str]:
+    """The client's headers as the virtual API server may see them: with no word of who the caller is but ours."""
+    request, caller = call.request, call.caller
+    headers: CIMultiDict[str] = CIMultiDict(
+        (name, value)
+        for name, value in request.headers.items()
+        if (small := name.lower()) not in _DROPPED and not small.startswith(ASSERTED)
+    )
+    if caller.asserted:
+        headers.popall("Authorization", None)  # the certificate comes first, as with kube-apiserver
+        for name, value in caller.credentials.items():
+            if name.lower().startswith(ASSERTED):
+                headers.add(name, value)
+    if request.remote:
+        known = headers.popall("X-Forwarded-For", [])
+        headers["X-Forwarded-For"] = ", ".join([*known, request.remote])
+    return headers
+
+
+def _failure(error: ApiError) -> web.Response:
+    status = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": error.message,
+        "reason": error.reason,
+        **({"details": {**error.details}} if error.details else {}),
+        "code": error.status,
+    }
+    answer = web.Response(status=error.status, body=codec.dumps(status), content_type="application/json")
+    if error.retry_after is not None:
+        answer.headers["Retry-After"] = str(int(error.retry_after))
+    return answer
