@@ -67,6 +67,11 @@ class Names:
         """Name of the host object for a cluster-scoped virtual one; such names are unique across host namespaces."""
         return _joined("vcluster-" + name, self.host_namespace, self.suffix)
 
+    def node_service(self, node: str) -> Key:
+        """Key of the host Service that leads to the kubelet of a virtual Node. Names of Services have no dots, those of Nodes may."""
+        full = f"{self.suffix}-node-{node}"
+        return Key(self.host_namespace, _hashed(full.replace(".", "-"), full) if "." in node else shorten(full))
+
 
 def shorten(text: str) -> str:
     """`text` itself up to 63 characters, else its beginning and a hash over all of it: vcluster's SafeConcatName."""

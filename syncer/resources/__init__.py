@@ -41,6 +41,8 @@ ALL: tuple[SyncSpec, ...] = (
     ingressclasses.SPEC,
     nodes.MADE_UP,
     nodes.REAL,
+    nodes.SERVICES_OF_MADE_UP,
+    nodes.SERVICES_OF_REAL,
     events.SPEC,
 )
 """Every loop there is."""

@@ -48,6 +48,10 @@ class Policy:
     """Whether all host nodes are shown, and not only those in use."""
     clear_node_images: bool = False
     """Whether shown nodes keep quiet about the images that they have."""
+    fake_kubelets: bool = False
+    """Whether virtual nodes name the proxy as their kubelet."""
+    kubelet_port: int = 0
+    """The proxy's own port, to which a host Service for each virtual node leads; 0 for no such Services."""
     owner: Obj | None = None
     """ownerReference put on every namespaced host object; None with --set-owner=false."""
 

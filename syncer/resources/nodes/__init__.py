@@ -6,24 +6,30 @@ its name, and of figures and conditions that are plausible. *Shown* (`nodes`): t
 
 A Node without our mark is never touched, whoever made it. The tenant's own labels, annotations, taints and conditions stay on
 ours, and its cordons on made-up ones. Which pods keep a Node is told in `needed`; how a Node stays alive in the eyes of a
-node controller, in `leases`.
+node controller, in `leases`; where its kubelet is said to be, in `kubelet`.
 """
 
 from __future__ import annotations
 
-from syncer.kube.types import NODES, PODS, Key, Ref, Side, key_of
+from syncer.kube.types import NODES, PODS, SERVICES, Key, Ref, Side, key_of
 from syncer.resources.nodes import made_up, real
+from syncer.resources.nodes.kubelet import node_at, services_spec
 from syncer.resources.nodes.leases import INDEXES, WATCH
 from syncer.resources.nodes.needed import BY_NODE, BY_NODE_AND_IMAGE, IMAGE_IN_USE, USED_OR_NOT
-from syncer.sync.spec import Right, Scope, SyncSpec, Watch
+from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
 
 _WATCHES = (
     Watch(side=Side.VIRTUAL, resource=NODES),
     Watch(side=Side.VIRTUAL, resource=PODS),
     Watch(side=Side.HOST, resource=PODS, scope=Scope.MANAGED),
+    Watch(side=Side.HOST, resource=SERVICES, optional=True),
     WATCH,
 )
-_PODS_READ = Right(group="", resource="pods", verbs=("get", "list", "watch"))
+_WAKES = (Wake(Side.HOST, SERVICES, node_at),)
+_READ = (
+    Right(group="", resource="pods", verbs=("get", "list", "watch")),
+    Right(group="", resource="services", verbs=("get", "list", "watch"), optional=True),
+)
 
 MADE_UP = SyncSpec(
     name="fake-nodes",
@@ -33,9 +39,10 @@ MADE_UP = SyncSpec(
     virtual_ref=lambda key: Ref(Side.VIRTUAL, NODES, key),
     host_ref=lambda _names, _key: None,
     virtual_key=lambda _host, _view: None,
+    wakes=_WAKES,
     index_wakes=USED_OR_NOT,
     indexes={**BY_NODE, **INDEXES},
-    host_rights=(_PODS_READ,),
+    host_rights=_READ,
 )
 REAL = SyncSpec(
     name="nodes",
@@ -45,10 +52,13 @@ REAL = SyncSpec(
     virtual_ref=lambda key: Ref(Side.VIRTUAL, NODES, key),
     host_ref=lambda _names, key: Ref(Side.HOST, NODES, Key("", key.name)),
     virtual_key=lambda host, _view: key_of(host),
+    wakes=_WAKES,
     index_wakes=(*USED_OR_NOT, IMAGE_IN_USE),
     indexes={**BY_NODE_AND_IMAGE, **INDEXES},
-    host_rights=(_PODS_READ, Right(group="", resource="nodes", verbs=("get", "list", "watch"), cluster=True)),
+    host_rights=(*_READ, Right(group="", resource="nodes", verbs=("get", "list", "watch"), cluster=True)),
     deletes_virtual=True,
     default=False,
     replaces=MADE_UP.name,
 )
+SERVICES_OF_MADE_UP = services_spec("fake-node-services", MADE_UP.name)
+SERVICES_OF_REAL = services_spec("node-services", REAL.name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from syncer.kube.types import NODES, Lane, Obj, Side, annotations_of, is_deleting, key_of, labels_of, uid_of
 from syncer.naming import ANNOTATION_MANAGED_LABELS, LABEL_MANAGED_BY
+from syncer.resources.nodes.kubelet import shown_kubelet
 from syncer.resources.nodes.leases import keep_alive
 from syncer.resources.nodes.needed import is_needed
 from syncer.sync.intents import Create, Delete, Intent, Pair, Patch
@@ -84,6 +85,8 @@ def _fixed_status(name: str, view: View) -> Obj:
         "capacity": dict(_RESOURCES),
         "allocatable": dict(_RESOURCES),
         "addresses": [{"type": "Hostname", "address": name}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
+        **shown_kubelet(name, view),
         "nodeInfo": {
             "machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "",
             "kubeletVersion": view.policy.virtual_version, "kubeProxyVersion": view.policy.virtual_version,

@@ -8,6 +8,7 @@ from typing import Any
 
 from syncer.kube.types import NODES, Lane, Obj, Side, annotations_of, is_deleting, key_of, labels_of, uid_of
 from syncer.naming import LABEL_MANAGED_BY, Names
+from syncer.resources.nodes.kubelet import shown_kubelet
 from syncer.resources.nodes.leases import keep_alive
 from syncer.resources.nodes.needed import is_needed, runs_image
 from syncer.sync.intents import Create, Delete, Intent, Pair, Patch
@@ -24,7 +25,7 @@ def slim(host: Obj, view: View) -> Obj:
 
 def decide(pair: Pair, view: View) -> list[Intent]:
     """What the Node of a host node needs now; `pair.host` is a node as `slim` leaves it."""
-    node, host = pair.virtual, pair.host
+    node, host = pair.virtual, pair.host if pair.host is None else _with_kubelet(pair.host, view)
     if node is None:
         return [_create(host, view)] if host is not None and _is_shown(host, view) else []
     if is_deleting(node) or not _is_ours(view.names, node):
@@ -37,6 +38,12 @@ def decide(pair: Pair, view: View) -> list[Intent]:
         return [Delete(Side.VIRTUAL, NODES, pair.key, uid_of(node), "the host node is not selected or not used any more")]
     doubted = ready_status(node) == "Unknown" != ready_status(host)
     return _update(node, host, view) + keep_alive(node, view, doubted=doubted)
+
+
+def _with_kubelet(host: Obj, view: View) -> Obj:
+    """The host's node as it is shown: with the kubelet that the tenant is to ask."""
+    status = host.get("status") or {}
+    return {**host, "status": {**status, **shown_kubelet(key_of(host).name, view, status.get("addresses") or ())}}
 
 
 def _is_shown(host: Obj, view: View) -> bool:

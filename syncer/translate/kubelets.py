@@ -1,0 +1,101 @@
+"""What a virtual Node says of its kubelet, and the host Service that leads there.
+
+There is no kubelet: the proxy answers in its place. It knows which Node is meant by the name that it is called by,
+`<node>.nodes.vcluster.com`, or by the address, which is that of a host Service made for this Node alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from syncer.kube.types import NODES, SERVICES, Obj, annotations_of, key_of, labels_of, uid_of
+from syncer.naming import (
+    ANNOTATION_KIND,
+    ANNOTATION_NAME,
+    ANNOTATION_NAMESPACE,
+    ANNOTATION_UID,
+    DOMAIN,
+    LABEL_MANAGED_BY,
+    Names,
+    shorten,
+)
+from syncer.translate.merge import owned
+
+PORT = 10250
+"""Where kubelets are looked for."""
+HOST_DOMAIN = "nodes.vcluster.com"
+BELONGS_TO = DOMAIN + "/belongs-to"
+"""Label of these Services: the virtual cluster."""
+NODE = DOMAIN + "/node"
+"""Label of these Services: the Node, shortened where it is too long for a label."""
+
+_KIND = f"/{NODES.version}, Kind={NODES.kind}"
+_EXTERNAL = ("ExternalIP", "ExternalDNS")
+
+
+def host_name(node: str) -> str:
+    """The name by which the kubelet of a Node is called."""
+    return f"{node.replace('.', '-')}.{HOST_DOMAIN}"
+
+
+def kubelet_status(node: str, address: str, others: Iterable[Obj] = ()) -> Obj:
+    """The fields of a Node's status that tell where its kubelet is; `address` may be "". Of `others`, external addresses stay."""
+    own = [{"type": "InternalIP", "address": address}] if address else []
+    external = [item for item in others if item.get("type") in _EXTERNAL]
+    addresses = [{"type": "Hostname", "address": host_name(node)}, *own, *external]
+    return {"addresses": addresses, "daemonEndpoints": {"kubeletEndpoint": {"Port": PORT}}}
+
+
+def node_of(names: Names, host: Obj) -> str | None:
+    """The Node whose kubelet a host Service provably leads to; None if it is no such Service of this virtual cluster."""
+    annotations, labels = annotations_of(host), labels_of(host)
+    node = annotations.get(ANNOTATION_NAME)
+    if not node or annotations.get(ANNOTATION_KIND) != _KIND or ANNOTATION_NAMESPACE in annotations:
+        return None
+    if labels.get(LABEL_MANAGED_BY) != names.suffix or labels.get(BELONGS_TO) != names.suffix:
+        return None
+    return node if names.node_service(node) == key_of(host) else None
+
+
+def node_service(names: Names, owner: Obj | None, node: Obj, front: Obj, port: int) -> Obj:
+    """The host Service for a virtual Node: `front` is the Service of the proxy, `port` the proxy's own."""
+    spec = {"type": "ClusterIP", "ports": _ports(port)}
+    if selector := _selector(front):
+        spec["selector"] = selector
+    return {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": _metadata(names, owner, node), "spec": spec}
+
+
+def node_service_patch(names: Names, owner: Obj | None, node: Obj, front: Obj, port: int, host: Obj) -> Obj | None:
+    """The merge patch that brings the host Service to that; None when nothing is to be done."""
+    want = _metadata(names, owner, node)
+    have = host["metadata"]
+    metadata = owned(have, {field: want[field] for field in ("labels", "annotations")}) or {}
+    if owner is not None and not any(item.get("uid") == owner["uid"] for item in have.get("ownerReferences") or ()):
+        metadata["ownerReferences"] = [owner]
+    had, selector = _selector(host), _selector(front)
+    wanted = {"ports": _ports(port), "selector": {**dict.fromkeys(had), **selector}}
+    spec = owned(host["spec"], wanted) or {}
+    return {**({"metadata": metadata} if metadata else {}), **({"spec": spec} if spec else {})} or None
+
+
+def _metadata(names: Names, owner: Obj | None, node: Obj) -> Obj:
+    name = key_of(node).name
+    key = names.node_service(name)
+    metadata: Obj = {
+        "name": key.name,
+        "namespace": key.namespace,
+        "labels": {LABEL_MANAGED_BY: names.suffix, BELONGS_TO: names.suffix, NODE: shorten(name)},
+        "annotations": {ANNOTATION_NAME: name, ANNOTATION_UID: uid_of(node), ANNOTATION_KIND: _KIND},
+    }
+    if owner is not None:
+        metadata["ownerReferences"] = [owner]
+    return metadata
+
+
+def _ports(port: int) -> list[Obj]:
+    return [{"name": "kubelet", "port": PORT, "protocol": "TCP", "targetPort": port}]
+
+
+def _selector(service: Mapping[str, Any]) -> dict[str, str]:
+    return (service.get("spec") or {}).get("selector") or {}
