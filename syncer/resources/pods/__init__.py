@@ -77,6 +77,8 @@ SPEC = SyncSpec(
         Right(group="", resource="pods/ephemeralcontainers", verbs=("patch",), optional=True),
         Right(group="", resource="pods/resize", verbs=("patch",), optional=True),
         Right(group="", resource="pods/status", verbs=("patch",), optional=True),
+        Right(group="", resource="pods/log", verbs=("get",), optional=True),
+        *(Right(group="", resource=f"pods/{name}", verbs=("create", "get"), optional=True) for name in ("exec", "attach", "portforward")),
         Right(group="", resource="services", verbs=("get", "list", "watch")),
         Right(group="", resource="configmaps", verbs=("get", "list", "watch")),
         Right(group="", resource="secrets", verbs=("get", "list", "watch")),
