@@ -234,7 +234,7 @@ class TestDeletions:
         old = pairs.get(HOST, "anew")["metadata"]["uid"]
         pairs.delete(VIRTUAL, "anew", gracePeriodSeconds=0)
         pairs.make(pod("anew", nodeName=SILENT))
-        pairs.wait(HOST, "anew", lambda found: "deletionTimestamp" in found["metadata"], "the old one is ending", 10)
+        pairs.wait(HOST, "anew", lambda found: "deletionTimestamp" in found["metadata"], "the old one is ending")
         assert pairs.get(HOST, "anew")["metadata"]["uid"] == old
         self.end(pairs, "anew")
         pairs.wait(HOST, "anew", lambda found: found["metadata"]["uid"] != old, "the new one", 10)
@@ -262,7 +262,8 @@ class TestDeletions:
         self.make(pairs, "kept-here")
         pairs.patch(VIRTUAL, "kept-here", {"metadata": {"finalizers": ["lab.local/kept"]}})
         pairs.delete(VIRTUAL, "kept-here", gracePeriodSeconds=0)
-        pairs.wait_gone("kept-here", HOST, timeout=10)
+        self.wait_grace(pairs, HOST, "kept-here", 1)
+        self.end(pairs, "kept-here")
         pairs.wait(VIRTUAL, "kept-here", lambda found: found["status"]["phase"] == "Failed", "it is marked failed", 10)
         pairs.patch(VIRTUAL, "kept-here", {"metadata": {"finalizers": None}})
         pairs.wait_gone("kept-here")

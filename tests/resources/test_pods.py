@@ -87,6 +87,14 @@ RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
     ),
     # deletion
     ("virtual deleting", merged(LIVE, deleting(12)), LIVE, ["delete host pods hostns/web-x-default-x-vc grace=12"]),
+    ("virtual deleted by force", merged(LIVE, deleting(0)), LIVE, ["delete host pods hostns/web-x-default-x-vc grace=1"]),
+    (
+        "virtual deleted by force, host still in its own",
+        merged(LIVE, deleting(0)),
+        merged(LIVE, deleting(7)),
+        ["delete host pods hostns/web-x-default-x-vc grace=1"],
+    ),
+    ("virtual deleted by force, host has been told", merged(LIVE, deleting(0)), merged(LIVE, deleting(1)), []),
     ("virtual deleting, never bound: its grace period says nothing", deleting(0), {}, ["delete host pods hostns/web-x-default-x-vc"]),
     ("host deleting", LIVE, merged(LIVE, deleting(7)), ["delete virtual pods default/web grace=7"]),
     ("host deleting, no grace period on it", LIVE, merged(LIVE, deleting(None)), ["delete virtual pods default/web grace=30"]),

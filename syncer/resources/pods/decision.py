@@ -17,6 +17,8 @@ STUCK_SECONDS = 30.0
 
 _MIRROR = "kubernetes.io/config.mirror"
 _DEFAULT_GRACE = 30  # core/v1, PodSpec.terminationGracePeriodSeconds
+_SHORTEST_GRACE = 1
+"""Seconds: what a kubelet gives the containers of a pod that was deleted by force."""
 
 
 def decide(pair: Pair, view: View) -> list[Intent]:
@@ -89,18 +91,23 @@ def _end(key: Key, virtual: Obj, why: str, *, unexplained: bool) -> list[Intent]
 
 
 def _deletion(key: Key, virtual: Obj, host: Obj) -> list[Intent]:
-    """Deletion passed on, either way; once both are being deleted, the shorter grace period counts."""
+    """Deletion passed on, either way; once both are being deleted, the shorter grace period counts.
+
+    Never by force on the host, whatever was asked: that would free the node's room there while the containers still run.
+    """
     asked, given = _asked_grace(virtual), host["metadata"].get("deletionGracePeriodSeconds")
     if is_deleting(virtual) and not is_deleting(host):
-        return [_delete_host(host, "the virtual pod is being deleted", grace=asked)]
+        return [_delete_host(host, "the virtual pod is being deleted", grace=None if asked is None else max(asked, _SHORTEST_GRACE))]
     if is_deleting(host) and not is_deleting(virtual):
         own = (host.get("spec") or {}).get("terminationGracePeriodSeconds")
         grace = given if given is not None else own if own is not None else _DEFAULT_GRACE
         return [Delete(Side.VIRTUAL, PODS, key, uid_of(virtual), "the host pod is being deleted", grace=grace)]
-    if not is_deleting(host) or asked is None or given is None or asked == given:
+    if not is_deleting(host) or asked is None or given is None:
         return []
-    if asked < given:
-        return [_delete_host(host, "the virtual pod's grace period was shortened", grace=asked)]
+    if (wanted := max(asked, _SHORTEST_GRACE)) < given:
+        return [_delete_host(host, "the virtual pod's grace period was shortened", grace=wanted)]
+    if asked <= given:
+        return []
     return [Delete(Side.VIRTUAL, PODS, key, uid_of(virtual), "the host pod's grace period was shortened", grace=given)]
 
 
