@@ -289,7 +289,7 @@ class TestClassicFlags:
             "--sync-labels=team,app.kubernetes.io/*",
             "--fake-nodes=true",
             "--fake-nodes=T",
-            "--fake-kubelets=false",
+            "--fake-kubelets=true",
             "--service-account-token-secrets=true",
             "--override-hosts=false",
             "--enable-scheduler=0",
