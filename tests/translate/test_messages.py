@@ -31,7 +31,7 @@ PAIRS = (
         ("claim web-x-default-x-vc-scratch-7xk2p, not xweb-x-default-x-vcx", "claim web-scratch-7xk2p, not xweb-x-default-x-vcx"),
         ('secret "unknown-x-data-x-vc" not found', 'secret "unknown" not found'),
         ("tenants/unknown-x-default-x-vc-7xk2p", "default/unknown-7xk2p"),
-        ("a-x-default-x-vcx a-x-other-x-vc", "a-x-default-x-vcx a-x-other-x-vc"),
+        ("a-x-default-x-vcx a-x-other-x-vc", "a-x-default-x-vcx a"),
         ("quota tenants-quota, pool my-tenants, file xtenants", "quota tenants-quota, pool my-tenants, file xtenants"),
     ],
 )
@@ -55,3 +55,9 @@ def test_names_of_a_pod() -> None:
     shown = f'volume: secret "{key.name}-token", configmap "settings-x-y" not found'
     assert host_names_hidden(text, names=names, pairs=names_of_pod(names, key, pod)) == shown
     assert host_names_hidden(text, names=names, pairs=names_of_pod(names, key, None)).startswith(f'volume: secret "{key.name}-token"')
+
+
+def test_readable_names_of_other_namespaces_of_the_cluster_are_virtual_too() -> None:
+    names = Names("vc", "hostns")
+    text = "waiting for db-x-stock-x-vc, web-x-shop-x-vc-7f and x-x-y-x-other"
+    assert host_names_hidden(text, names=names, pairs=()) == "waiting for db, web-7f and x-x-y-x-other"
