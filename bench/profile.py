@@ -1,4 +1,4 @@
-"""`make bench-profile`: where the syncer's CPU time goes while pods are made and run on simulated nodes.
+"""`make bench-profile`: where the syncer's CPU time goes while pods are made and run on simulated nodes, and in a restart.
 
 Samples the running syncer with py-spy and sums the samples by what the innermost function of a known layer was. Writes
 `bench/results/<name>.md`.
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ from e2e.lab import kwok
 from syncer.kube.types import PODS, Side
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from e2e.daemon import Daemon
     from e2e.lab.virtual import VirtualCluster
 
 _RATE = 150
@@ -60,27 +64,38 @@ def main() -> int:
         kwok.start(virtual.host, 1 + arguments.pods // 900)
         daemon.start()
         meter, raw = Meter(daemon), Path(directory) / "samples"
-
-        spy = subprocess.Popen(
-            [
-                Path(sys.executable).with_name("py-spy"),
-                "record",
-                f"--pid={daemon.pid}",
-                f"--rate={_RATE}",
-                "--format=raw",
-                f"--output={raw}",
-                "--duration=3600",
-            ],
-            stdout=subprocess.DEVNULL,
-        )
-        spent = asyncio.run(load(virtual, meter, arguments.pods))
-        spy.send_signal(signal.SIGINT)
-        spy.wait(60)
-        text = report(raw.read_text(), arguments.pods, spent)
+        with sampled(daemon, raw):
+            spent = asyncio.run(load(virtual, meter, arguments.pods))
+        text = report(f"{arguments.pods} pods made and run on simulated nodes", raw.read_text(), arguments.pods, spent)
+        daemon.stop()
+        daemon.start(ready=False)
+        with sampled(daemon, raw):
+            asyncio.run(until(meter.settled))
+        text += report(f"a restart with {arguments.pods} pods in sync", raw.read_text(), arguments.pods, meter.cpu())
     RESULTS.mkdir(exist_ok=True)
+    text = "\n".join(
+        [
+            f"# Profile, {datetime.now(UTC):%Y-%m-%d}",
+            "",
+            "Shares of the syncer's busy time, by the innermost known layer of each sample, and by the innermost function of the syncer.",
+            text,
+        ]
+    )
     (RESULTS / f"{arguments.name}.md").write_text(text)
     print(text)
     return 0
+
+
+@contextmanager
+def sampled(daemon: Daemon, raw: Path) -> Iterator[None]:
+    """Have what the syncer does meanwhile written to `raw`, a line for each stack and how often it was seen."""
+    options = [f"--pid={daemon.pid}", f"--rate={_RATE}", "--format=raw", f"--output={raw}", "--duration=3600"]
+    spy = subprocess.Popen([Path(sys.executable).with_name("py-spy"), "record", *options], stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        spy.send_signal(signal.SIGINT)
+        spy.wait(60)
 
 
 async def load(virtual: VirtualCluster, meter: Meter, pods: int) -> float:
@@ -99,7 +114,7 @@ async def load(virtual: VirtualCluster, meter: Meter, pods: int) -> float:
         return meter.cpu() - before
 
 
-def report(samples: str, pods: int, spent: float) -> str:
+def report(what: str, samples: str, pods: int, spent: float) -> str:
     """Shares by layer and by function, idle time left out."""
     layers: Counter[str] = Counter()
     functions: Counter[str] = Counter()
@@ -117,10 +132,8 @@ def report(samples: str, pods: int, spent: float) -> str:
             functions[re.sub(r":\d+\)$", ")", own)] += int(count)
     total = layers.total()
     lines = [
-        f"# Profile, {datetime.now(UTC):%Y-%m-%d}",
         "",
-        f"{pods} pods made and run on simulated nodes; {1000 * spent / pods:.1f} ms of the syncer's CPU a pod. Shares of the time it",
-        "was busy, by the innermost known layer of each sample, and by the innermost function of the syncer.",
+        f"## {what}: {1000 * spent / pods:.2f} ms of CPU a pod",
         "",
         "| layer | share |",
         "|---|---|",
