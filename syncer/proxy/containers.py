@@ -99,7 +99,27 @@ class Containers:
             await self._have_admitted(call, options)
             if not is_upgrade(request):
                 raise ApiError(400, "BadRequest", _NO_UPGRADE)
+        return await self._connected(call, options, await self._virtual_pod(Key(info.namespace, info.name)))
+
+    async def as_kubelet(self, call: Call, query: str, *, node: str, uid: str) -> web.StreamResponse:
+        """The same for a caller who may do anything on that node, where `call.info` says what. Of other pods nothing is found there.
+
+        `query` has the parameters in the words of the API; `uid` is that of the pod, if the caller knows it.
+        """
+        info, request = call.info, call.request
+        if request.can_read_body:
+            raise ApiError(400, "BadRequest", f"{info.kind} takes no body")
+        options = read_options(info.subresource, query)
+        _check_upgrade(call)
+        if info.subresource != "log" and not is_upgrade(request):
+            raise ApiError(400, "BadRequest", _NO_UPGRADE)
         pod = await self._virtual_pod(Key(info.namespace, info.name))
+        if (pod.get("spec") or {}).get("nodeName") != node or uid not in ("", uid_of(pod)):
+            raise NotFound(404, "NotFound", f'pods "{info.name}" not found', {"name": info.name, "kind": "pods"})
+        return await self._connected(call, options, pod)
+
+    async def _connected(self, call: Call, options: dict[str, list[str]], pod: Obj) -> web.StreamResponse:
+        info = call.info
         container = "" if info.subresource == "portforward" else choose_container(pod, "".join(options.get("container", ())))
         if info.subresource == "log" and not (pod.get("spec") or {}).get("nodeName"):
             return web.Response(status=204)  # there is no log yet, as kube-apiserver sees it
