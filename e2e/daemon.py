@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from e2e.lab.virtual import VirtualCluster
 
 ROOT = Path(__file__).parents[1]
+_FILES = {
+    "server-ca-cert": "server-ca.crt",
+    "server-ca-key": "server-ca.key",
+    "client-ca-cert": "client-ca.crt",
+    "request-header-ca-cert": "request-header-ca.crt",
+    "proxy-client-cert": "client-auth-proxy.crt",
+    "proxy-client-key": "client-auth-proxy.key",
+}
 
 
 class Daemon:
@@ -43,6 +51,7 @@ class Daemon:
         self._cluster_rights = cluster_rights
         self._health = virtual.lab.port(f"{name}/{virtual.name}/health")
         self._webhook = virtual.lab.port(f"{name}/{virtual.name}/webhook")
+        self.proxy_port = virtual.front_port if name == "syncer" else virtual.lab.port(f"{name}/{virtual.name}/proxy")
 
     @functools.cached_property
     def host_kubeconfig(self) -> Path:
@@ -65,6 +74,9 @@ class Daemon:
             f"--host-kube-config={self.host_kubeconfig}",
             f"--health-bind-address=127.0.0.1:{self._health}",
             f"--webhook-port={self._webhook}",
+            "--bind-address=127.0.0.1",
+            f"--port={self.proxy_port}",
+            *(f"--{flag}={virtual.tls / file}" for flag, file in _FILES.items()),
             *self._flags,
         ]
 

@@ -91,7 +91,7 @@ def test_host_services_lead_to_the_virtual_cluster(host_cluster: HostCluster, vi
         for item in host_cluster.api.get("/apis/discovery.k8s.io/v1/namespaces/vcluster-plain-kine/endpointslices")["items"]
     }
     dns = [("UDP", virtual.dns_port), ("TCP", virtual.dns_port)]
-    assert slices == {"plain-kine": [("TCP", virtual.port("apiserver"))], "plain-kine-dns": dns}
+    assert slices == {"plain-kine": [("TCP", virtual.front_port)], "plain-kine-dns": dns}
     certificate = (virtual.tls / "serving-kube-apiserver.crt").read_bytes()
     assert virtual.service_address in subject_names(certificate)
     assert {"localhost", "127.0.0.1", "kubernetes.default.svc", "plain-kine", "172.30.0.1"} <= subject_names(certificate)

@@ -1,8 +1,8 @@
 """Composition root: builds everything from settings, starts it in order, and takes it down in order.
 
-Start: health server, credentials, both API servers answer, rights, fence, admission, leadership if asked for, caches,
-loops. Admission is served by every replica; the loops run in the one that leads. Nothing is written before the fence is
-open; nothing is decided before the caches it needs have listed completely.
+Start: health server, credentials, both API servers answer, front door, rights, fence, admission, leadership if asked
+for, caches, loops. Front door and admission are served by every replica; the loops run in the one that leads. Nothing is
+written before the fence is open; nothing is decided before the caches it needs have listed completely.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from syncer import resources
-from syncer.errors import NETWORK_ERRORS, ApiError, FenceClosed
+from syncer.errors import NETWORK_ERRORS, ApiError
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
 from syncer.kube.types import CONFIGMAPS, SECRETS, SERVICES, Key, Side
@@ -28,9 +28,11 @@ from syncer.metrics import Measure, Metrics, Reading
 from syncer.naming import Names
 from syncer.proxy.allocation import HostAllocator
 from syncer.proxy.certificates import SharedAuthority
+from syncer.proxy.door import FrontDoor
 from syncer.proxy.health import Check, HealthServer
 from syncer.proxy.installation import Installation
 from syncer.runtime.leader import Elector
+from syncer.runtime.patience import AGAIN, insist
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
@@ -52,8 +54,6 @@ T = TypeVar("T")
 
 log = structlog.get_logger("syncer.app")
 
-_TRY_AGAIN = 2.0
-"""Seconds between attempts to get at something that is not there yet at start."""
 _ASK_AGAIN = 300.0
 """Seconds between two looks at what the host allows."""
 _STALE_WATCH = 320.0
@@ -115,6 +115,7 @@ class App:
         self._ledger: Ledger | None = None
         self._admission: Installation | None = None
         self._elector: Elector | None = None
+        self._door: FrontDoor | None = None
 
     async def run(self) -> None:
         """Everything, until cancelled."""
@@ -131,6 +132,9 @@ class App:
             recorder = Recorder(clients, clock=time.monotonic, timestamp=timestamp)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(recorder.run(), name="recorder")
+                if settings.proxy:
+                    self._door = self._open_door(clients)
+                    tasks.create_task(self._door.run(), name="front door")
                 self._extent = await self._until_allowed(clients[Side.HOST])
                 fence = await self._open_fence(clients, recorder)
                 if any(spec.kind == SERVICES for spec in self._wanted):
@@ -169,6 +173,8 @@ class App:
             checks.append(Check("fence", closed is None, closed or ""))
         if self._admission is not None:
             checks.append(Check("admission", not self._admission.problem, self._admission.problem))
+        if self._door is not None:
+            checks.append(Check("proxy", not self._door.problem, self._door.problem))
         for name, count in (self._guard.held() if self._guard is not None else {}).items():
             checks.append(Check(f"deletions {name}", ok=True, reason=f"{count} are held until `syncer release-deletions`"))
         if self._engine is not None:
@@ -207,20 +213,12 @@ class App:
         await self._insist(f"the kubeconfig {path} of the virtual cluster", look)
 
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Attempt again and again until it works; a new cause is logged once, and shown by /readyz."""
-        while True:
-            try:
-                result = await attempt()
-            except (ApiError, FenceClosed, *NETWORK_ERRORS) as error:
-                words = str(error) or type(error).__name__
-                cause = f"{what}: {words}"
-                if cause != self._starting:
-                    log.warning("start.waiting", on=what, error=words, again_in=_TRY_AGAIN)
-                self._starting = cause
-                await asyncio.sleep(_TRY_AGAIN)
-            else:
-                self._starting = "starting"
-                return result
+        result = await insist(what, attempt, tell=self._wait_for)
+        self._starting = "starting"
+        return result
+
+    def _wait_for(self, problem: str) -> None:
+        self._starting = problem
 
     async def _until_allowed(self, host: Client) -> Extent:
         """What the host lets us do, once it grants what cannot be done without; until then say what is missing."""
@@ -230,7 +228,7 @@ class App:
             if extent.waits != told:
                 log.error("extent.insufficient", missing=list(extent.waits), remedy="`syncer rights --yaml` prints the RBAC rules to apply")
             told = extent.waits
-            await asyncio.sleep(_TRY_AGAIN)
+            await asyncio.sleep(AGAIN)
         self._starting = "starting"
         unwanted = resources.unwanted(self._wanted)
         for row in extent.rows:
@@ -316,6 +314,8 @@ class App:
             enforce_node_selector=settings.enforce_node_selector,
             sync_all_nodes=settings.sync_all_nodes,
             clear_node_images=settings.node_clear_image_status,
+            fake_kubelets=settings.proxy and not settings.disable_fake_kubelets,
+            kubelet_port=settings.port if settings.fake_kubelet_ips else 0,
             owner=fence.owner_reference() if settings.set_owner else None,
         )
         caches = Caches(
@@ -363,6 +363,13 @@ class App:
             port=settings.webhook_port,
             leads=lambda: self._leads,
         )
+
+    def _open_door(self, clients: Mapping[Side, Client]) -> FrontDoor:
+        """What clients of the virtual cluster connect to. It needs no leadership: every replica has one."""
+        pod_ip = os.environ.get("POD_IP", "")
+        door = FrontDoor(self._settings, clients, names=self._names, pod_ip=pod_ip, observer=self._metrics)
+        self._metrics.register_source(door.readings)
+        return door
 
     def _keep_service(self, service: Obj) -> None:
         if self._engine is not None:

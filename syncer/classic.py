@@ -56,12 +56,10 @@ def _keys_copied(parts: Sequence[str]) -> bool:
 _TRUE = _says("true", "t", "1")
 _FALSE = _says("false", "f", "0")
 
-_NO_PROXY = "there is no proxy yet; clients talk to the virtual API server itself"
-_NO_KUBECONFIG = "no kubeconfig Secret is written yet; use the kubeconfig of the virtual API server"
 _NODES = "virtual nodes are made up unless --sync=nodes shows the host's"
 _NO_NODE_CHANGES = "what a tenant changes on a virtual node never reaches the host's"
 _NO_SCHEDULER = "the host's scheduler places all pods"
-_NO_KUBELETS = "virtual nodes have no kubelet address yet, so nothing asks them for logs, exec or statistics"
+_KUBELETS = "virtual nodes have kubelets, which the proxy answers for, unless --disable-fake-kubelets is given"
 _VOLUMES = "volumes of claims are shown as the host has them where it lets us read them, and are made up from the claims elsewhere"
 _PRIORITIES = "a pod's priority class counts on the host if there is one of that name which may be read; a tenant's own stay virtual"
 _NO_HOST_PATHS = "host paths are passed on as they are"
@@ -79,17 +77,6 @@ _CONFIG_FILE = "settings are flags and SYNCER_* variables; see --help"
 
 FLAGS: Mapping[str, Classic] = {
     "suffix": Classic("it is the old word for --name"),
-    "bind-address": Classic(_NO_PROXY),
-    "port": Classic(_NO_PROXY),
-    "server-ca-cert": Classic(_NO_PROXY),
-    "server-ca-key": Classic(_NO_PROXY),
-    "client-ca-cert": Classic(_NO_PROXY),
-    "request-header-ca-cert": Classic(_NO_PROXY),
-    "tls-san": Classic(_NO_PROXY),
-    "kube-config-context-name": Classic(_NO_KUBECONFIG),
-    "out-kube-config-secret": Classic(_NO_KUBECONFIG),
-    "out-kube-config-secret-namespace": Classic(_NO_KUBECONFIG),
-    "out-kube-config-server": Classic(_NO_KUBECONFIG),
     "sync-labels": Classic("labels are copied as they are, but for `release` and those of vcluster.loft.sh", _keys_copied),
     "default-image-registry": Classic("the syncer starts no images of its own"),
     "service-account-token-secrets": Classic("tokens of pods are always kept in a host Secret, never in an annotation", _TRUE),
@@ -101,9 +88,7 @@ FLAGS: Mapping[str, Classic] = {
     "reserved-resource-cpu": Classic(_NO_SCHEDULER),
     "reserved-resource-memory": Classic(_NO_SCHEDULER),
     "reserved-resource-ephemeral-storage": Classic(_NO_SCHEDULER),
-    "disable-fake-kubelets": Classic(_NO_KUBELETS, _TRUE),
-    "fake-kubelets": Classic(_NO_KUBELETS, _FALSE),
-    "fake-kubelet-ips": Classic(_NO_KUBELETS, _FALSE),
+    "fake-kubelets": Classic(_KUBELETS, _TRUE),
     "map-host-service": Classic(_NO_SERVICE_MAPS),
     "map-virtual-service": Classic(_NO_SERVICE_MAPS),
     "host-metrics-bind-address": Classic(_METRICS, _says("0")),

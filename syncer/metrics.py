@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 _RECONCILE_SECONDS = (0.0005, 0.002, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+_VERBS = frozenset({"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "post", "put", "head"})
+_PROXY_RESOURCES = 200
+"""How many resources are told apart; CRDs included, few clusters have more that anybody uses."""
 _LAG_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0)
 
 
@@ -50,6 +53,12 @@ class Measure(Enum):
     DELETIONS_HELD = ("syncer_deletions_held", "Deletions that wait to be released by a person.", ("resource",))
     FENCE_CLOSED = ("syncer_fence_closed", "1 while nothing may be written, because the virtual control plane is not the recorded one.", ())
     LEADER = ("syncer_leader", "1 on the replica that does the work.", ())
+    PROXY_CONNECTIONS = ("syncer_proxy_connections", "Connections of clients of the virtual cluster.", ())
+    PROXY_TURNED_AWAY = (
+        "syncer_proxy_connections_turned_away_total",
+        "Connections that were closed at once, because there were too many and none was idle.",
+        (),
+    )
     LOOP_LAG = ("syncer_event_loop_lag_seconds", "Worst recent delay of the event loop.", ())
 
     def __init__(self, series: str, meaning: str, labels: tuple[str, ...]) -> None:
@@ -102,6 +111,26 @@ class Metrics:
             buckets=_LAG_SECONDS,
             registry=self._registry,
         )
+        self._proxy_requests = Counter(
+            "syncer_proxy_requests_total",
+            "Requests of clients of the virtual cluster, by HTTP code; 499 when the client did not wait.",
+            ("verb", "resource", "code"),
+            registry=self._registry,
+        )
+        self._proxy_seconds = Histogram(
+            "syncer_proxy_request_duration_seconds",
+            "Time to answer clients of the virtual cluster, without watches and what else has no end of its own.",
+            ("verb", "resource"),
+            buckets=_REQUEST_SECONDS,
+            registry=self._registry,
+        )
+        self._proxy_lasting = Gauge(
+            "syncer_proxy_lasting_requests",
+            "Watches, followed logs and tunnels that are open.",
+            ("verb", "resource"),
+            registry=self._registry,
+        )
+        self._proxy_resources: set[str] = set()
         # Children are bound once: finding one by its labels costs four times what counting does.
         self._reconcile_children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._request_children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
@@ -135,6 +164,26 @@ class Metrics:
             self._request_children[labels] = child
         child[0].inc()
         child[1].observe(seconds)
+
+    def proxy_request(self, verb: str, resource: str, code: int, seconds: float | None) -> None:
+        """A client of the virtual cluster was answered with `code`; `seconds` is None for what has no end of its own."""
+        verb, resource = self._proxy_labels(verb, resource)
+        self._proxy_requests.labels(verb, resource, str(code)).inc()
+        if seconds is not None:
+            self._proxy_seconds.labels(verb, resource).observe(seconds)
+
+    def proxy_lasting(self, verb: str, resource: str, change: int) -> None:
+        """One more or less watch, followed log or tunnel is open."""
+        self._proxy_lasting.labels(*self._proxy_labels(verb, resource)).inc(change)
+
+    def _proxy_labels(self, verb: str, resource: str) -> tuple[str, str]:
+        """Clients choose what they ask for, so there have to be bounds."""
+        if resource not in self._proxy_resources:
+            if len(self._proxy_resources) >= _PROXY_RESOURCES:
+                resource = "other"
+            else:
+                self._proxy_resources.add(resource)
+        return verb if verb in _VERBS else "other", resource
 
     def register_source(self, source: Callable[[], Iterable[Reading]]) -> None:
         """Have `source` asked for its readings at every scrape; two sources must not give the same measure with the same labels."""

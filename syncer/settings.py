@@ -22,8 +22,10 @@ from syncer.values import (
     BindAddress,
     Count,
     Duration,
+    File,
     Fraction,
     Images,
+    IPAddress,
     Label,
     LeaseDuration,
     LogFormat,
@@ -66,6 +68,7 @@ SERVERS = "API servers"
 SYNC = "What is synced, and how"
 NODES = "Nodes"
 NETWORK = "Network of the virtual cluster"
+PROXY = "Front door: where clients of the virtual cluster connect"
 SAFETY = "Safety"
 ELECTION = "Leader election"
 OPERATION = "Operation"
@@ -155,6 +158,12 @@ class Settings(BaseModel):
         Switch, Flag(NODES, "BOOL", "with --sync=nodes, show all nodes (of --node-selector), and not only those that run pods")
     ] = False
     node_clear_image_status: Annotated[Switch, Flag(NODES, "BOOL", "with --sync=nodes, do not show which images the nodes have")] = False
+    disable_fake_kubelets: Annotated[
+        Switch, Flag(NODES, "BOOL", "do not answer for the kubelets of virtual nodes; their addresses are not changed")
+    ] = False
+    fake_kubelet_ips: Annotated[
+        Switch, Flag(NODES, "BOOL", "give each virtual node a host Service, whose address is where its kubelet is answered for")
+    ] = True
 
     cluster_domain: Annotated[Subdomain, Flag(NETWORK, "DOMAIN", "DNS domain of the virtual cluster")] = "cluster.local"
     dns_service: Annotated[Label, Flag(NETWORK, "SERVICE", "host Service of the virtual cluster's CoreDNS", default="NAME-dns")] = Field(
@@ -179,6 +188,55 @@ class Settings(BaseModel):
             "port on the loopback interface where the virtual API server asks for the addresses of new Services; 0 picks one",
         ),
     ] = 8444
+
+    proxy: Annotated[Switch, Flag(PROXY, "BOOL", "serve the virtual cluster's API, with logs, exec and port-forward, to its clients")] = (
+        True
+    )
+    bind_address: Annotated[IPAddress, Flag(PROXY, "IP", "where to serve it")] = "0.0.0.0"  # noqa: S104  clients come from outside of the pod
+    port: Annotated[Port, Flag(PROXY, "PORT", "where to serve it; 0 picks one")] = 8443
+    server_ca_cert: Annotated[File, Flag(PROXY, "FILE", "certificate of the authority that signs what it serves with; waited for")] = Path(
+        "/data/server/tls/server-ca.crt"
+    )
+    server_ca_key: Annotated[File, Flag(PROXY, "FILE", "key of that authority")] = Path("/data/server/tls/server-ca.key")
+    client_ca_cert: Annotated[File, Flag(PROXY, "FILE", "authority of the virtual cluster's client certificates")] = Path(
+        "/data/server/tls/client-ca.crt"
+    )
+    request_header_ca_cert: Annotated[
+        File, Flag(PROXY, "FILE", "authority of front proxies, such as the virtual API server when it asks for metrics.k8s.io")
+    ] = Path("/data/server/tls/request-header-ca.crt")
+    proxy_client_cert: Annotated[
+        File, Flag(PROXY, "FILE", "front-proxy certificate by which the virtual API server takes our word for who a client is")
+    ] = Path("/data/server/tls/client-auth-proxy.crt")
+    proxy_client_key: Annotated[File, Flag(PROXY, "FILE", "key of that certificate")] = Path("/data/server/tls/client-auth-proxy.key")
+    tls_san: Annotated[
+        Names,
+        Flag(
+            PROXY,
+            "NAME,…",
+            "more host names and IP addresses that clients use for it",
+            default="only those of --service-name, the pod and the virtual cluster itself",
+            many=True,
+        ),
+    ] = ()
+    max_connections: Annotated[
+        Count, Flag(PROXY, "COUNT", "how many clients may be connected; beyond that, those that have been idle longest are cut off")
+    ] = 1000
+    drain_time: Annotated[
+        Duration, Flag(PROXY, "DURATION", "how long requests may go on when it is stopped; watches and tunnels are ended at once")
+    ] = 1.0
+    kube_config_context_name: Annotated[
+        str,
+        Flag(PROXY, "NAME", "name of context, cluster and user in the kubeconfig that is written", default="kubernetes-admin@kubernetes"),
+    ] = ""
+    out_kube_config_secret: Annotated[
+        Subdomain, Flag(PROXY, "NAME", "another host Secret for the kubeconfig, besides vc-NAME", default="none")
+    ] = ""
+    out_kube_config_secret_namespace: Annotated[Label, Flag(PROXY, "NAMESPACE", "where that one is kept", default="--target-namespace")] = (
+        ""
+    )
+    out_kube_config_server: Annotated[
+        str, Flag(PROXY, "URL", "address of the virtual cluster in the kubeconfig", default="https://localhost:--port")
+    ] = ""
 
     deletion_hold_count: Annotated[
         Count,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -163,6 +164,8 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+IPAddress = Annotated[str, AfterValidator(_ip)]
+File = Annotated[Path, _text(Path)]
 BindAddress = Annotated[Address, _text(_address)]
 """`host:port`, `[v6]:port` or `:port`; the host has to be an IP address."""
 

@@ -99,9 +99,9 @@ def test_a_mistake_is_one_line_and_code_2(argv: tuple[str, ...], line: str, caps
 
 
 def test_every_mistake_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("start", "--target-namespace=a", "--port=1", "--log-level=loud", environ={"SYNCER_WEBHOOK_PORT": "x"}) == 2
+    assert run("start", "--target-namespace=a", "--plugins=x", "--log-level=loud", environ={"SYNCER_WEBHOOK_PORT": "x"}) == 2
     sources = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
-    assert sources == ["--port", "SYNCER_WEBHOOK_PORT", "--log-level"]
+    assert sources == ["--plugins", "SYNCER_WEBHOOK_PORT", "--log-level"]
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,8 @@ def test_host_bits_in_a_range_are_told() -> None:
 
 
 def test_everything_wrong_is_told_at_once_with_its_source() -> None:
-    lines = problems("--log-level=loud", "--port=8443", environ={**AT_HOME, "SYNCER_WEBHOOK_PORT": "x", "SYNCER_TLS_SAN": "y"})
-    assert [line.partition(":")[0] for line in lines] == ["--port", "SYNCER_TLS_SAN", "SYNCER_WEBHOOK_PORT", "--log-level"]
+    lines = problems("--log-level=loud", "--plugins=x", environ={**AT_HOME, "SYNCER_WEBHOOK_PORT": "x", "SYNCER_CONFIG": "y"})
+    assert [line.partition(":")[0] for line in lines] == ["--plugins", "SYNCER_CONFIG", "SYNCER_WEBHOOK_PORT", "--log-level"]
 
 
 def test_a_derived_name_that_is_too_long_is_told() -> None:
@@ -314,7 +314,7 @@ class TestClassicFlags:
             "--enable-scheduler=true",
             "--multi-namespace-mode=true",
             "--host-metrics-bind-address=0.0.0.0:9090",
-            "--port=8443",
+            "--proxy-metrics-server=true",
             "--config=/var/vcluster/config.yaml",
             "--noop-syncer=true",
         ],

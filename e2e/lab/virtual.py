@@ -1,7 +1,8 @@
 """A virtual control plane: what k3s is in a virtual cluster's pod, on this machine's loopback.
 
 It has the controllers that k3s keeps with --disable-agent --disable-scheduler, no scheduler and no node. Pods on the host reach it through
-two Services without selector in its host namespace: `<name>` (the API server) and `<name>-dns` (its CoreDNS), both on the node's bridge.
+two Services without selector in its host namespace, both on the node's bridge: `<name>` (its API, which a syncer serves) and `<name>-dns`
+(its CoreDNS).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class VirtualCluster(ControlPlane):
 
     @property
     def service_address(self) -> str:
-        """ClusterIP, on the host, of its API server (port 443)."""
+        """ClusterIP, on the host, of its API (port 443)."""
         return self._host_address(self.name)
 
     @property
@@ -78,6 +79,11 @@ class VirtualCluster(ControlPlane):
     def dns_port(self) -> int:
         """Where its CoreDNS listens, on the bridge."""
         return self.port("dns")
+
+    @property
+    def front_port(self) -> int:
+        """Where pods find its API: the port, on loopback, at which its syncer is to serve it."""
+        return self.port("front")
 
     def up(self, **options: Unpack[VirtualOptions]) -> None:
         """Start it and wait until it is usable. The host must be up; what is not said stays as it was at the first start."""
@@ -104,9 +110,9 @@ class VirtualCluster(ControlPlane):
             self.connect()
 
     def connect(self) -> None:
-        """Let pods of the real node, which must be up, reach the API server, and start the cluster's CoreDNS for them."""
+        """Let pods of the real node, which must be up, reach its API, and start the cluster's CoreDNS for them."""
         namespaces.route(self.service_range)
-        node.forward(self.lab, self.port("apiserver"))
+        node.forward(self.lab, self.front_port)
         coredns.start(self.dir, self.kubeconfig, BRIDGE_ADDRESS, self.dns_port)
 
     def remove(self) -> None:
@@ -144,7 +150,7 @@ class VirtualCluster(ControlPlane):
 
     def _make_host_services(self) -> None:
         self.host.create_namespace(self.host_namespace)
-        self._make_host_service(self.name, [("https", "TCP", 443, self.port("apiserver"))])
+        self._make_host_service(self.name, [("https", "TCP", 443, self.front_port)])
         self._make_host_service(self._dns_service, [("dns", "UDP", 53, self.dns_port), ("dns-tcp", "TCP", 53, self.dns_port)])
 
     def _make_host_service(self, name: str, ports: Sequence[tuple[str, str, int, int]]) -> None:

@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where an API server is and who we are to it.
+    """Where an API server is and who we are to it. `context`, `cluster` and `user` are what a kubeconfig calls them.
 
     `certificate_authority` is empty for the system's; `proxy` and `server_name` are None when not set; `plugin` says that
     token and client certificate have to be asked of the user's `exec` or `auth-provider` section.
@@ -60,6 +60,8 @@ class Access:
     proxy: str | None
     plugin: bool
     files: tuple[Fingerprint, ...]
+    cluster: str = ""
+    user: str = ""
 
 
 def read_kubeconfig(path: Path, context: str = "") -> Access:
@@ -70,7 +72,8 @@ def read_kubeconfig(path: Path, context: str = "") -> Access:
     if not context:
         raise ConfigError(f"{path}: current-context: is not set; set it or name a context")
     chosen = root.named("contexts", "context", context)
-    cluster = root.named("clusters", "cluster", chosen.required("cluster"))
+    cluster_name = chosen.required("cluster")
+    cluster = root.named("clusters", "cluster", cluster_name)
     user = root.named("users", "user", name) if (name := chosen.text("user")) else _Section(path, "users", {}, files)
 
     server = _server(cluster)
@@ -104,6 +107,8 @@ def read_kubeconfig(path: Path, context: str = "") -> Access:
         proxy=_proxy(cluster, server),
         plugin=bool(user.value.get("exec") or user.value.get("auth-provider")),
         files=tuple(files),
+        cluster=cluster_name,
+        user=chosen.text("user"),
     )
 
 

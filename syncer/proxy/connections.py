@@ -56,6 +56,11 @@ class Connections:
         """The port that it really listens at."""
         return int(self._sockets[0].getsockname()[1])
 
+    @property
+    def count(self) -> int:
+        """How many there are, handshakes that are under way included."""
+        return len(self._server.connections) + len(self._starting)
+
     async def __aenter__(self) -> Self:
         try:
             self._sockets = _listen(self._address)
@@ -115,7 +120,7 @@ class Connections:
             task.add_done_callback(self._starting.discard)
 
     def _has_room(self) -> bool:
-        if len(self._server.connections) + len(self._starting) < self._limit:
+        if self.count < self._limit:
             return True
         while self._idle:
             transport, _ = self._idle.popitem(last=False)

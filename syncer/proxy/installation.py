@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from syncer.errors import NETWORK_ERRORS, AlreadyExists, ConfigError, FenceClosed, NotFound, SyncerError
+from syncer.errors import NETWORK_ERRORS, AlreadyExists, FenceClosed, NotFound, SyncerError
 from syncer.kube.types import MUTATING_WEBHOOKS, SERVICE_CIDRS, SERVICES, Key, Side, key_of
 from syncer.proxy.admission import AdmissionServer, service_cidr, webhook_configuration
+from syncer.runtime.patience import AGAIN, insist
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -28,8 +29,6 @@ T = TypeVar("T")
 
 log = structlog.get_logger("syncer.proxy")
 
-_TRY_AGAIN = 2.0
-"""Seconds between two attempts at what does not work yet."""
 _LOOK_AGAIN = 60.0
 """Seconds between two looks at whether all is as it was installed."""
 
@@ -83,7 +82,7 @@ class Installation:
             pause = _LOOK_AGAIN
             while True:
                 await self._until_told(pause)
-                pause = _LOOK_AGAIN if await self._tend(server) else _TRY_AGAIN
+                pause = _LOOK_AGAIN if await self._tend(server) else AGAIN
 
     async def _until_told(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -154,16 +153,7 @@ class Installation:
         return tuple(sorted(families)) or ("0.0.0.0/0",)
 
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Attempt it until it works; a new cause is logged once, and shown by /readyz."""
-        while True:
-            try:
-                return await attempt()
-            except ConfigError:  # only a person can mend that
-                raise
-            except (SyncerError, *NETWORK_ERRORS) as error:
-                words = str(error) or type(error).__name__
-                problem = f"{what}: {words}"
-                if problem != self.problem:
-                    log.warning("admission.waiting", on=what, error=words, again_in=_TRY_AGAIN)
-                self.problem = problem
-                await asyncio.sleep(_TRY_AGAIN)
+        return await insist(what, attempt, tell=self._tell)
+
+    def _tell(self, problem: str) -> None:
+        self.problem = problem

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
-from syncer.errors import NETWORK_ERRORS, ApiError, SyncerError
+from syncer.errors import NETWORK_ERRORS, ApiError, SyncerError, api_error
+from syncer.kube import codec
+from syncer.kube.answers import Answer, retry_after
 from syncer.kube.types import Side
-from syncer.proxy.tunnel import Joined, Peer, Tunnels, answer_of, head_of
+from syncer.proxy.tunnel import BODY_BYTES, Joined, Peer, Tunnels, answer_of, head_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from multidict import MultiMapping
 
     from syncer.kube.config import Cluster
+    from syncer.kube.types import Obj
 
 HOP_BY_HOP = frozenset(
     {
@@ -37,11 +41,14 @@ HOP_BY_HOP = frozenset(
 HEADER_BYTES = 65536
 """Longest line of a head: tokens of identity providers have more than the usual 8 KiB."""
 
+_ABOUT_CONTENT = frozenset({"content-type", "content-length", "content-encoding", "cache-control", "date", "retry-after"})
 _OURS = HOP_BY_HOP | {"host", "content-length", "expect"}
 _SMALL = 64 * 1024
 """An answer of up to so many bytes is read at once and sent at once, which costs half as much as streaming it."""
 _READ_BYTES = 64 * 1024
 _UPGRADE_BODY = 64 * 1024
+_CONNECT_SECONDS = 10.0
+_ASK_SECONDS = 30.0
 
 
 class Relay:
@@ -61,7 +68,7 @@ class Relay:
             trust_env=False,
             auto_decompress=False,
             skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             read_bufsize=_READ_BYTES,
             max_line_size=HEADER_BYTES,
             max_field_size=HEADER_BYTES,
@@ -80,18 +87,68 @@ class Relay:
             answer.close()
         self.tunnels.close()
 
+    async def ask(
+        self, cluster: Cluster, path: str, credentials: MultiMapping[str], body: Obj | None = None, *, method: str = "POST"
+    ) -> Any:
+        """What `cluster` answers to a JSON object, or to nothing, sent with these credentials. Raises ApiError, or a network error."""
+        assert self._session is not None
+        headers = CIMultiDict(credentials)
+        headers["Accept"] = "application/json"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        timeout = aiohttp.ClientTimeout(total=_ASK_SECONDS, sock_connect=_CONNECT_SECONDS)
+        async with self._session.request(
+            method,
+            URL(cluster.server + path, encoded=True),
+            data=None if body is None else codec.dumps(body),
+            headers=headers,
+            ssl=cluster.ssl or True,
+            server_hostname=cluster.server_name,
+            proxy=cluster.proxy,
+            timeout=timeout,
+            allow_redirects=False,
+        ) as response:
+            answer = await Answer.read(response)
+        if 200 <= answer.status < 300:
+            return answer.json()
+        raise api_error(answer.status, answer.status_body(), retry_after(answer))
+
+    @asynccontextmanager
+    async def read(self, cluster: Cluster, path: str, headers: MultiMapping[str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """What `cluster` answers to a GET, with a body that is still to be read. Raises a network error."""
+        assert self._session is not None
+        async with self._session.get(
+            URL(cluster.server + path, encoded=True),
+            headers=headers,
+            ssl=cluster.ssl or True,
+            server_hostname=cluster.server_name,
+            proxy=cluster.proxy,
+            allow_redirects=False,
+        ) as answer:
+            yield answer
+
     async def pass_on(
-        self, request: web.BaseRequest, cluster: Cluster, path: str, headers: MultiMapping[str], side: Side, *, endless: bool
+        self,
+        request: web.BaseRequest,
+        cluster: Cluster,
+        path: str,
+        headers: MultiMapping[str],
+        side: Side,
+        *,
+        endless: bool,
+        hide: Callable[[str], str] | None = None,
     ) -> web.StreamResponse:
         """The answer of `cluster` to the request as sent to `path` (encoded, with its query) with these headers and its own body.
 
         Credentials are the headers' and the cluster's client certificate. An `endless` answer (a watch, a log that is followed) may
-        be ended at any chunk by `end`. Raises ApiError (502, 504) when there is no answer.
+        be ended at any chunk by `end`. Raises ApiError (502, 504) when there is no answer. Of the host's answers only the headers about
+        their content pass, and of what it refuses only what `hide` leaves; such an answer is whole, and not sent yet.
         """
         try:
+            await cluster.headers()  # which has it look whether its certificates changed
             if is_upgrade(request):
-                return await self._tunnel(request, cluster, path, headers, side)
-            return await self._exchange(request, cluster, path, headers, side, endless=endless)
+                return await self._tunnel(request, cluster, path, headers, side, hide or self._hide)
+            return await self._exchange(request, cluster, path, headers, side, hide or self._hide, endless=endless)
         except TimeoutError:
             raise ApiError(504, "Timeout", f"the {side} API server does not answer") from None
         except (SyncerError, *NETWORK_ERRORS) as error:
@@ -100,7 +157,13 @@ class Relay:
             raise ApiError(502, "BadGateway", f"the {side} API server cannot be reached") from error
 
     async def _tunnel(
-        self, request: web.BaseRequest, cluster: Cluster, path: str, headers: MultiMapping[str], side: Side
+        self,
+        request: web.BaseRequest,
+        cluster: Cluster,
+        path: str,
+        headers: MultiMapping[str],
+        side: Side,
+        hide: Callable[[str], str],
     ) -> web.StreamResponse:
         url = URL(cluster.server)
         assert url.host is not None
@@ -116,13 +179,20 @@ class Relay:
         refusal = await self.tunnels.join(request, peer, head_of(request.method, url.raw_path.rstrip("/") + path, sent) + body)
         if refusal is None:
             return Joined()
-        answer = answer_of(refusal, dict.fromkeys(_OURS))
         if side is Side.HOST:
-            answer.text = self._hide(answer.text or "")
-        return answer
+            return _refused(refusal.status, refusal.headers, refusal.body, hide)
+        return answer_of(refusal, dict.fromkeys(_OURS))
 
     async def _exchange(
-        self, request: web.BaseRequest, cluster: Cluster, path: str, headers: MultiMapping[str], side: Side, *, endless: bool
+        self,
+        request: web.BaseRequest,
+        cluster: Cluster,
+        path: str,
+        headers: MultiMapping[str],
+        side: Side,
+        hide: Callable[[str], str],
+        *,
+        endless: bool,
     ) -> web.StreamResponse:
         assert self._session is not None
         sent = CIMultiDict(headers)
@@ -143,14 +213,16 @@ class Relay:
             proxy=cluster.proxy,
             allow_redirects=False,
         ) as answer:
-            passed = CIMultiDict((name, value) for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP)
+            if side is Side.HOST and answer.status >= 300:
+                return _refused(answer.status, answer.headers, await _beginning(answer.content), hide)
+            if side is Side.HOST:
+                passed = _of_content(answer.headers)
+            else:
+                passed = CIMultiDict((name, value) for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP)
             size = answer.content_length
             if request.method != "HEAD" and size is not None and size <= _SMALL:
-                body = await answer.read()
                 passed.pop("Content-Length", None)
-                if side is Side.HOST and answer.status >= 400:
-                    body = self._hide(body.decode(errors="replace")).encode()
-                return web.Response(status=answer.status, reason=answer.reason, headers=passed, body=body)
+                return web.Response(status=answer.status, reason=answer.reason, headers=passed, body=await answer.read())
             return await self._stream(request, answer, passed, endless=endless)
 
     async def _stream(
@@ -176,6 +248,27 @@ class Relay:
             self._ended.discard(answer)
         await response.write_eof()
         return response
+
+
+def _of_content(headers: MultiMapping[str]) -> CIMultiDict[str]:
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() in _ABOUT_CONTENT)
+
+
+def _refused(status: int, headers: MultiMapping[str], body: bytes, hide: Callable[[str], str]) -> web.Response:
+    """The host's refusal, which a redirection is as well, with nothing of it but what may be known."""
+    if 300 <= status < 400:
+        raise ApiError(502, "BadGateway", "the host API server answers with a redirection")
+    passed = _of_content(headers)
+    passed.pop("Content-Length", None)
+    return web.Response(status=status, headers=passed, body=hide(body.decode(errors="replace")).encode())
+
+
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    """All of a body that is no longer than refusals are."""
+    body = b""
+    while len(body) < BODY_BYTES and (chunk := await content.readany()):
+        body += chunk
+    return body
 
 
 def is_upgrade(request: web.BaseRequest) -> bool:

@@ -67,8 +67,8 @@ class Route(Protocol):
 class Observer(Protocol):
     """Where the proxy reports; the daemon's metrics."""
 
-    def proxy_request(self, verb: str, resource: str, code: int, seconds: float) -> None:
-        """A request was answered."""
+    def proxy_request(self, verb: str, resource: str, code: int, seconds: float | None) -> None:
+        """A request was answered; without `seconds` it is one whose answer had no end of its own."""
         ...
 
     def proxy_lasting(self, verb: str, resource: str, change: int) -> None:
@@ -89,7 +89,10 @@ class VirtualServers:
 
 
 class ProxyServer:
-    """Serves while entered. `routes` are asked in turn before the virtual API server is; `context` gives the TLS context of the moment."""
+    """Serves while entered. `routes` are asked in turn before the virtual API server is; `context` gives the TLS context of the moment.
+
+    At most `limit` connections are held. When it is left, requests have `drain` seconds to finish, but watches and tunnels end at once.
+    """
 
     def __init__(
         self,
@@ -101,11 +104,13 @@ class ProxyServer:
         context: Callable[[], ssl.SSLContext],
         observer: Observer,
         limit: int,
+        drain: float = 0.0,
     ) -> None:
         self._servers = servers
         self._relay = relay
         self._routes = routes
         self._observer = observer
+        self._drain = drain
         server = web.Server(
             self._serve,
             handler_cancellation=True,
@@ -124,7 +129,7 @@ class ProxyServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop(0.0)
+        await self.stop(self._drain)
 
     async def stop(self, drain: float) -> None:
         """Take no more requests, end what has no end of its own, and let the others finish for `drain` seconds."""
@@ -161,7 +166,7 @@ class ProxyServer:
         finally:
             if lasts:
                 self._observer.proxy_lasting(verb, resource, -1)
-            self._observer.proxy_request(verb, resource, code, loop.time() - began)
+            self._observer.proxy_request(verb, resource, code, None if lasts else loop.time() - began)
             self.connections.idle(transport)
 
     def _call(self, request: web.BaseRequest, info: RequestInfo) -> Call:

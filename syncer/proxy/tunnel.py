@@ -99,13 +99,12 @@ class Tunnels:
         client = request.transport
         if client is None or client.is_closing():
             return
-        gone = asyncio.get_running_loop().create_future()
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         protocol = request.protocol
 
         def lost(error: Exception | None) -> None:
-            protocol.connection_lost(error)  # aiohttp counts its connections, and has timers for them
-            if not gone.done():
-                gone.set_result(None)
+            gone.set_result(None)
+            protocol.connection_lost(error)  # aiohttp counts its connections, and cancels the handler of one that is gone
 
         down, up = _Pipe(client, lost), _Pipe(upstream)
         down.peer, up.peer = up, down
@@ -117,7 +116,7 @@ class Tunnels:
             client.write(bytes(asking.received))
             if asking.ended:
                 client.close()
-            await gone
+            await _end_of(gone)
         finally:
             self._open.discard(down)
             client.close()
@@ -215,14 +214,25 @@ class _Pipe(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         other = self.peer._transport  # noqa: SLF001
-        if not other.can_write_eof():
-            return False
+        if not (other.can_write_eof() and self._transport.can_write_eof()):
+            return False  # TLS cannot be closed in one direction only
         other.write_eof()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.peer._transport.close()  # noqa: SLF001  which sends first what it still has
         self._lost(exc)
+
+
+async def _end_of(gone: asyncio.Future[None]) -> None:
+    """Wait for it, unless somebody wants us to stop for another reason."""
+    try:
+        await gone
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not gone.done() or task is None:
+            raise
+        task.uncancel()
 
 
 def _unless_closed(change: Callable[[], None]) -> None:

@@ -251,7 +251,7 @@ class TestInstallation:
             await until(lambda: "is not the syncer's own" in one.installation.problem)
             host_api.remove(SECRETS, SECRET)
             await one.ready()
-        assert [line["event"] for line in logs].count("admission.waiting") == 1
+        assert [line["event"] for line in logs].count("start.waiting") == 1
 
     async def test_a_candidate_notices_that_the_owner_is_gone(self, clients: Mapping[Side, Client], host_api: FakeApiServer) -> None:
         async with replicas(clients, 1) as (one,):
