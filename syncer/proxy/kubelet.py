@@ -24,7 +24,8 @@ from multidict import CIMultiDict
 
 from syncer.errors import NETWORK_ERRORS, ApiError, Forbidden, NotFound
 from syncer.kube import codec
-from syncer.kube.types import NODES, PODS, SERVICES, Key, key_of
+from syncer.kube.types import NODES, PODS, SERVICES, Key, annotations_of, key_of
+from syncer.naming import LABEL_MANAGED_BY
 from syncer.proxy import kubelet_paths as paths
 from syncer.proxy.exposition import CONTENT_TYPE, Exposition
 from syncer.proxy.relay import is_upgrade
@@ -88,9 +89,12 @@ class Kubelets:
         else:
             return None
         try:
-            await self._virtual.get(NODES, Key("", node), metadata_only=True)
+            shown = await self._virtual.get(NODES, Key("", node), metadata_only=True)
         except NotFound:
             raise NotFound(404, "NotFound", f'nodes "{node}" not found', {"name": node, "kind": "nodes"}) from None
+        if annotations_of(shown).get(LABEL_MANAGED_BY) != self._names.suffix:
+            # A tenant may make Nodes of any name. One that the host has by chance is none that he has to do with.
+            raise ApiError(503, "ServiceUnavailable", f'node "{node}" has no kubelet')
         return await self._serve(call, node, path)
 
     async def _called(self, call: Call) -> str | None:
@@ -258,10 +262,15 @@ class _Directory:
 
 
 async def _listed(client: Client, resource: Resource, namespace: str = "", **selected: Any) -> list[Obj]:
-    """All objects, asked for page by page."""
+    """All objects, asked for page by page. Raises ApiError in words that anybody may read."""
     found, more = [], ""
     while True:
-        page, _, more = await client.list_page(resource, namespace, continue_=more, **selected)
+        try:
+            page, _, more = await client.list_page(resource, namespace, continue_=more, **selected)
+        except ApiError as error:
+            log.warning("proxy.not_listed", side=client.side, resource=str(resource), error=str(error))
+            words = f"the {client.side} API server does not answer as it should; try again"
+            raise ApiError(503, "ServiceUnavailable", words) from error
         found += page
         if not more:
             return found

@@ -99,6 +99,8 @@ def options(about: ContainerPath, query: str) -> str:
                 found.append((name, value))
             case "portforward", ("port" | "ports"):
                 found.append(("ports", value))
+            case _:
+                pass
     return urlencode(found, errors="surrogateescape")
 
 

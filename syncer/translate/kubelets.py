@@ -60,7 +60,7 @@ def node_of(names: Names, host: Obj) -> str | None:
 
 def node_service(names: Names, owner: Obj | None, node: Obj, front: Obj, port: int) -> Obj:
     """The host Service for a virtual Node: `front` is the Service of the proxy, `port` the proxy's own."""
-    spec = {"type": "ClusterIP", "ports": _ports(port)}
+    spec: Obj = {"type": "ClusterIP", "ports": _ports(port)}
     if selector := _selector(front):
         spec["selector"] = selector
     return {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": _metadata(names, owner, node), "spec": spec}
