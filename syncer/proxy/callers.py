@@ -8,7 +8,6 @@ neither is for the virtual API server to know. What a client asserts of itself i
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
-from binascii import Error as Base64Error
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -87,7 +86,7 @@ def _subprotocol_token(headers: MultiMapping[str]) -> str:
             encoded = protocol.removeprefix(_BEARER_PROTOCOL)
             try:
                 return f"Bearer {urlsafe_b64decode(encoded + '=' * (-len(encoded) % 4)).decode('ascii')}"
-            except (Base64Error, UnicodeDecodeError):
+            except ValueError:
                 return ""
     return ""
 
