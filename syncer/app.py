@@ -13,7 +13,6 @@ import signal
 import socket
 import time
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +22,7 @@ from syncer import resources
 from syncer.errors import NETWORK_ERRORS, ApiError
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
-from syncer.kube.types import CONFIGMAPS, SECRETS, SERVICES, Key, Side
+from syncer.kube.types import SERVICES, Key, Side
 from syncer.metrics import Measure, Metrics, Reading
 from syncer.naming import Names
 from syncer.proxy.allocation import HostAllocator
@@ -33,21 +32,16 @@ from syncer.proxy.health import Check, HealthServer
 from syncer.proxy.installation import Installation
 from syncer.runtime.leader import Elector
 from syncer.runtime.patience import AGAIN, insist
-from syncer.sync.caches import Caches
-from syncer.sync.engine import Engine
-from syncer.sync.executor import Executor
 from syncer.sync.extent import Extent, ask_extent
 from syncer.sync.fence import Fence
-from syncer.sync.guard import Guard
-from syncer.sync.ledger import Ledger, State
 from syncer.sync.recorder import Recorder
-from syncer.sync.view import Policy
+from syncer.synchronization import Synchronization, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from syncer.kube.config import Cluster
-    from syncer.kube.types import Obj, Resource
+    from syncer.kube.types import Obj
     from syncer.settings import Settings
 
 T = TypeVar("T")
@@ -56,14 +50,6 @@ log = structlog.get_logger("syncer.app")
 
 _ASK_AGAIN = 300.0
 """Seconds between two looks at what the host allows."""
-_STALE_WATCH = 320.0
-"""A watch without a sign of life for so long is not to be trusted. Where nothing changes an API server sends nothing, not even
-bookmarks, until it ends the watch after five minutes at most, as asked; then the next one starts."""
-
-
-def timestamp() -> str:
-    """Now, as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def run(settings: Settings) -> None:
@@ -109,10 +95,9 @@ class App:
         self._starting: str | None = "starting"
         """What is being waited for before the loops can run, None once they do."""
         self._versions: dict[Side, str] = {}
-        self._engine: Engine | None = None
         self._fence: Fence | None = None
-        self._guard: Guard | None = None
-        self._ledger: Ledger | None = None
+        self._work: Synchronization | None = None
+        """What runs while this replica leads."""
         self._admission: Installation | None = None
         self._elector: Elector | None = None
         self._door: FrontDoor | None = None
@@ -159,8 +144,8 @@ class App:
 
     async def drain(self, seconds: float) -> None:
         """Let writes in flight finish, for at most so many seconds."""
-        if self._engine is not None:
-            await self._engine.drain(seconds)
+        if self._work is not None:
+            await self._work.drain(seconds)
 
     def checks(self) -> list[Check]:
         """What /readyz tells."""
@@ -175,13 +160,8 @@ class App:
             checks.append(Check("admission", not self._admission.problem, self._admission.problem))
         if self._door is not None:
             checks.append(Check("proxy", not self._door.problem, self._door.problem))
-        for name, count in (self._guard.held() if self._guard is not None else {}).items():
-            checks.append(Check(f"deletions {name}", ok=True, reason=f"{count} are held until `syncer release-deletions`"))
-        if self._engine is not None:
-            checks += [
-                Check(name, not wrong, wrong, live=name.startswith("loop "))
-                for name, wrong in self._engine.checks(stale_after=_STALE_WATCH)
-            ]
+        if self._work is not None:
+            checks += self._work.checks()
         return checks
 
     async def _connect(self, stack: AsyncExitStack, side: Side, kubeconfig: str) -> Client:
@@ -267,11 +247,23 @@ class App:
             self._admission.look()
         while True:
             async with asyncio.TaskGroup() as tasks:
-                syncing = tasks.create_task(self._sync(clients, fence, self._extent), name="sync")
+                syncing = tasks.create_task(self._synchronize(clients, fence, self._extent), name="sync")
                 await self._until_changed(clients[Side.HOST], self._extent)
                 await self.drain(self._settings.shutdown_timeout)
                 syncing.cancel()
             self._extent = await self._until_allowed(clients[Side.HOST])
+
+    async def _synchronize(self, clients: Mapping[Side, Client], fence: Fence, extent: Extent) -> None:
+        if self._elector is not None:
+            clients = {side: client.only_while(self._elector.require_lead) for side, client in clients.items()}
+        self._work = Synchronization(
+            self._settings, clients, fence, extent, names=self._names, version=self._versions[Side.VIRTUAL], metrics=self._metrics
+        )
+        self._starting = None
+        try:
+            await self._work.run()
+        finally:
+            self._work = None
 
     async def _until_changed(self, host: Client, extent: Extent) -> None:
         while True:
@@ -284,70 +276,6 @@ class App:
             if (now.rows, now.waits) != (extent.rows, extent.waits):
                 log.warning("extent.changed", message="the host allows more or less than before; all loops start again")
                 return
-
-    async def _sync(self, clients: Mapping[Side, Client], fence: Fence, extent: Extent) -> None:
-        """Run the loops of `extent` until cancelled. Whatever they write, they write only while this replica leads."""
-        settings, specs = self._settings, extent.specs
-        if self._elector is not None:
-            clients = {side: client.only_while(self._elector.require_lead) for side, client in clients.items()}
-        recorder = Recorder(clients, clock=time.monotonic, timestamp=timestamp)
-        guard = Guard(
-            limit_count=settings.deletion_hold_count,
-            limit_fraction=settings.deletion_hold_fraction,
-            verify=fence.verify,
-            wall=time.time,
-            announce=fence.warn,
-        )
-        policy = Policy(
-            service_name=settings.service_name,
-            dns_service=settings.dns_service,
-            cluster_domain=settings.cluster_domain,
-            service_cidr=tuple(settings.service_cidr),
-            service_account=settings.service_account,
-            virtual_version=self._versions[Side.VIRTUAL],
-            translate_images=settings.translate_image,
-            synced=frozenset(spec.kind for spec in specs),
-            lacking=extent.lacking,
-            all_copied=_all_copied(settings),
-            enforced_tolerations=settings.enforce_toleration,
-            node_selector=settings.node_selector,
-            enforce_node_selector=settings.enforce_node_selector,
-            sync_all_nodes=settings.sync_all_nodes,
-            clear_node_images=settings.node_clear_image_status,
-            fake_kubelets=settings.proxy and not settings.disable_fake_kubelets,
-            kubelet_port=settings.port if settings.fake_kubelet_ips else 0,
-            owner=fence.owner_reference() if settings.set_owner else None,
-        )
-        caches = Caches(
-            specs,
-            clients,
-            names=self._names,
-            policy=policy,
-            wall=time.time,
-            before_swap={Side.VIRTUAL: fence.verify, Side.HOST: fence.verify_host},
-        )
-        ledger = Ledger()
-        engine = Engine(
-            specs,
-            caches=caches,
-            clients=clients,
-            executor=Executor(clients, caches, fence, guard, recorder),
-            ledger=ledger,
-            guard=guard,
-            fence=fence,
-            observer=self._metrics,
-            scan_interval=settings.scan_interval,
-            clock=time.monotonic,
-            wall=time.time,
-        )
-        self._engine, self._guard, self._ledger = engine, guard, ledger
-        self._starting = None
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(engine.run(), name="engine")
-                tasks.create_task(recorder.run(), name="events")
-        finally:
-            self._engine = self._guard = self._ledger = None
 
     def _admit_services(self, clients: Mapping[Side, Client], fence: Fence) -> Installation:
         """What has new Services get the host's addresses."""
@@ -372,44 +300,19 @@ class App:
         return door
 
     def _keep_service(self, service: Obj) -> None:
-        if self._engine is not None:
-            self._engine.caches.keep(Side.HOST, SERVICES, service)
+        if self._work is not None:
+            self._work.keep(Side.HOST, SERVICES, service)
 
     @property
     def _leads(self) -> bool:
-        return self._elector.is_leader if self._elector is not None else self._engine is not None
+        return self._elector.is_leader if self._elector is not None else self._work is not None
 
     def _readings(self) -> Iterable[Reading]:
-        """What /metrics tells of the state of the loops."""
+        """What /metrics tells of what is now."""
         yield Reading(Measure.FENCE_CLOSED, (), float(self._fence is not None and self._fence.closed is not None))
         yield Reading(Measure.LEADER, (), float(self._leads))
-        engine, guard, ledger = self._engine, self._guard, self._ledger
-        if engine is None or guard is None or ledger is None:
-            return
-        held = guard.held()
-        counts = ledger.counts()
-        for loop in engine.loops:
-            name = (loop.spec.name,)
-            yield Reading(Measure.QUEUE_DEPTH, name, len(loop.queue))
-            yield Reading(Measure.QUEUE_OLDEST, name, loop.queue.oldest_age())
-            yield Reading(Measure.DELETIONS_HELD, name, held.get(loop.spec.name, 0))
-            for state in State:
-                yield Reading(Measure.PAIRS, (loop.spec.name, state), counts[loop.spec.name, state])
-            for cause, count in loop.refusals().items():
-                yield Reading(Measure.REFUSED, (loop.spec.name, cause), count)
-        for labels, count in ledger.drift_counts().items():
-            yield Reading(Measure.DRIFTING, labels, count)
-        for (side, resource), informer in engine.caches.informers.items():
-            place = (side, str(resource))
-            yield Reading(Measure.CACHE_OBJECTS, place, len(informer.store))
-            yield Reading(Measure.CACHE_BYTES, place, informer.store.bytes_kept)
-            yield Reading(Measure.WATCH_RESTARTS, place, informer.watcher.restarts)
-            yield Reading(Measure.WATCH_STALENESS, place, informer.stale_for())
-
-
-def _all_copied(settings: Settings) -> frozenset[Resource]:
-    chosen = ((CONFIGMAPS, settings.sync_all_configmaps), (SECRETS, settings.sync_all_secrets))
-    return frozenset(resource for resource, all_of_them in chosen if all_of_them)
+        if self._work is not None:
+            yield from self._work.readings()
 
 
 def _client_readings(clients: Iterable[Client]) -> Iterable[Reading]:
