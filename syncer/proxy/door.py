@@ -14,6 +14,7 @@ from syncer.kube.types import Key, Side
 from syncer.metrics import Measure, Reading
 from syncer.proxy.containers import Containers
 from syncer.proxy.gate import Gate
+from syncer.proxy.kubelet import Kubelets
 from syncer.proxy.relay import Relay
 from syncer.proxy.server import ProxyServer, VirtualServers
 from syncer.proxy.servernames import ServerNames
@@ -103,8 +104,9 @@ class FrontDoor:
             await cluster.headers()
             return await relay.ask(cluster, path, caller.credentials, body)
 
-        containers = Containers(gate=Gate(ask), relay=relay, servers=servers, names=self._names, virtual=self._virtual, host=self._host)
-        return [containers]
+        gate, names, virtual, host = Gate(ask), self._names, self._virtual, self._host
+        containers = Containers(gate=gate, relay=relay, servers=servers, names=names, virtual=virtual, host=host)
+        return [Kubelets(gate=gate, relay=relay, containers=containers, names=names, virtual=virtual, host=host), containers]
 
 
 def _access(kubeconfig: Path, certificate: Path | None, key: Path | None) -> Access:

@@ -5,8 +5,8 @@ of the API, which an API server serves by asking the kubelet. Who may ask is for
 own rules in the one case and by kube-apiserver's in the other.
 
 What is not named here is refused: the paths of a kubelet that are left out tell of the whole node, or run something on it. Metrics
-and statistics are read from the host's kubelet and filtered on their way; everything else is composed from the virtual API
-server, and from the host's API about the one pod in question.
+and statistics are read from the host's kubelet, if the host lets us (`get` of nodes/proxy), and filtered on their way; everything
+else is composed from the virtual API server, and from the host's API about the one pod in question.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from syncer.proxy.relay import is_upgrade
 from syncer.proxy.requests import RequestInfo
 from syncer.proxy.residents import residents
 from syncer.proxy.summary import shown_summary
-from syncer.sync.spec import Right
 from syncer.translate.kubelets import BELONGS_TO, HOST_DOMAIN, PORT, host_name, node_of
 from syncer.translate.metadata import marker_selector
 
@@ -49,9 +48,6 @@ if TYPE_CHECKING:
     from syncer.proxy.server import Call
 
 log = structlog.get_logger("syncer.proxy")
-
-RIGHTS = (Right(group="", resource="nodes/proxy", verbs=("get",), optional=True, cluster=True),)
-"""What metrics and statistics need on the host. Whoever has it can ask kubelets for anything, so nothing else asks for it."""
 
 _AT_ONCE = 8
 """How many requests may be under way to kubelets of the host; a tenant who reads slowly keeps only himself waiting."""

@@ -55,7 +55,13 @@ REAL = SyncSpec(
     wakes=_WAKES,
     index_wakes=(*USED_OR_NOT, IMAGE_IN_USE),
     indexes={**BY_NODE_AND_IMAGE, **INDEXES},
-    host_rights=(*_READ, Right(group="", resource="nodes", verbs=("get", "list", "watch"), cluster=True)),
+    host_rights=(
+        *_READ,
+        Right(group="", resource="nodes", verbs=("get", "list", "watch"), cluster=True),
+        # For metrics and statistics of kubelets, see proxy.kubelet. Kubelets let whoever has it do much more, so that it is asked for
+        # only where the host's nodes are the syncer's business; with made-up nodes somebody may grant it all the same.
+        Right(group="", resource="nodes/proxy", verbs=("get",), optional=True, cluster=True),
+    ),
     deletes_virtual=True,
     default=False,
     replaces=MADE_UP.name,
