@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
-import tempfile
 import time
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -133,11 +132,7 @@ class AdmissionServer:
 
     def _load(self) -> None:
         """New connections are served with the present certificate from now on."""
-        # The ssl module reads files only; this one has no name that anybody else could open.
-        with tempfile.TemporaryFile() as stream:
-            stream.write(self._certificates.certificate + self._certificates.key)
-            stream.flush()
-            self._context.load_cert_chain(f"/dev/fd/{stream.fileno()}")
+        self._certificates.load(self._context)
 
     async def _serve(self, request: web.Request) -> web.Response:
         if not _is_loopback(request):

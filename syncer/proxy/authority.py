@@ -1,21 +1,31 @@
-"""Issues a certificate for this machine's loopback: `python -m syncer.proxy.authority`.
+"""Issues one serving certificate: `python -m syncer.proxy.authority`. A process of its own (see `certificates`), since the
+library it needs is large; nothing else imports it.
 
-Reads one JSON object from standard input, `{ca, ca_key}` (PEM texts of an authority to go on with) or `{}`, and prints
-`{ca, ca_key, certificate, key, expires}`: PEM texts, and seconds since the epoch. `ca` is what to trust: after the
-authority itself come its predecessors, whose certificates may be served until they end. It is a process of its own (see
-`certificates`), since the library it needs is large; nothing else imports it.
+Reads one JSON object from standard input:
+
+- `{ca, ca_key}` (PEM texts of an authority to go on with) or `{}`: for the webhook on this machine's loopback. Prints
+  `{ca, ca_key, certificate, key, issued, expires}`. `ca` is what to trust: after the authority itself come its predecessors,
+  whose certificates may be served until they end.
+- `{ca, ca_key, names, life}`: for the API server of a virtual cluster, whose authority is given; `life` is seconds. Prints
+  `{certificate, key, issued, expires, last}`, or `{refused, why}` with which of `ca` and `ca_key` cannot be used. `last` tells
+  that the certificate ends with its authority, so that another one would last no longer.
+
+All but the times, which are seconds since the epoch, are PEM texts.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -23,37 +33,133 @@ CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=365)
 _SKEW = timedelta(minutes=5)
 """Certificates begin that long ago, for clocks that were set back since."""
+_KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 
-_Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+_Authority = tuple[x509.Certificate, _Key]
 
 
-def issue(request: dict[str, str], now: datetime) -> dict[str, str | float]:
+class Unusable(ValueError):
+    """The `field` of the request is none to issue certificates with."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(why)
+        self.field = field
+
+
+def issue(request: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """What to print for a request."""
+    if "names" not in request:
+        return issue_loopback(request, now)
+    try:
+        return issue_front(request, now)
+    except Unusable as error:
+        return {"refused": error.field, "why": str(error)}
+
+
+def issue_loopback(request: dict[str, Any], now: datetime) -> dict[str, Any]:
     """A serving certificate of the authority in `request`, or of a new one when that is missing or near its end."""
     ca, ca_key = _given(request, now) or _new_authority(now)
     trusted = [ca, *(older for older in _trusted(request) if older != ca and older.not_valid_after_utc > now)]
+    return {
+        **_issue("syncer admission webhook", ["localhost", "127.0.0.1"], (ca, ca_key), now, now + LIFE),
+        "ca": "".join(_text(authority) for authority in trusted),
+        "ca_key": _pem(ca_key),
+    }
+
+
+def issue_front(request: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """A serving certificate of exactly the authority in `request`; Unusable if that can issue none."""
+    chain, key = _chain(request["ca"]), _private_key(request["ca_key"])
+    ca = chain[0]
+    if ca.public_key() != key.public_key():
+        raise Unusable("ca_key", "is not the key of that certificate")
+    if ca.not_valid_after_utc <= now:
+        raise Unusable("ca", f"has expired at {ca.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}")
+    wanted = now + timedelta(seconds=request["life"])
+    issued = _issue("kube-apiserver", request["names"], (ca, key), now, min(wanted, ca.not_valid_after_utc))
+    # Clients trust roots; what is between has to come with the certificate.
+    issued["certificate"] += "".join(_text(above) for above in chain if above.subject != above.issuer)
+    return {**issued, "last": wanted >= ca.not_valid_after_utc}
+
+
+def _issue(name: str, names: list[str], authority: _Authority, now: datetime, end: datetime) -> dict[str, Any]:
+    ca, ca_key = authority
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        _builder("syncer admission webhook", key, now, LIFE)
+        _builder(name, key, now, end)
         .issuer_name(ca.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general_name(one) for one in names]), critical=False)
+        .add_extension(_identifier(ca), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     return {
-        "ca": "".join(authority.public_bytes(Encoding.PEM).decode() for authority in trusted),
-        "ca_key": _pem(ca_key),
-        "certificate": certificate.public_bytes(Encoding.PEM).decode(),
+        "certificate": _text(certificate),
         "key": _pem(key),
+        "issued": now.timestamp(),
         "expires": certificate.not_valid_after_utc.timestamp(),
     }
 
 
-def _given(request: dict[str, str], now: datetime) -> _Authority | None:
+def _identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """As the authority names its key itself: there are several ways, and OpenSSL wants both to be equal."""
+    try:
+        own = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key())  # type: ignore[arg-type]  # RSA or EC, as its private key is
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _chain(text: str) -> list[x509.Certificate]:
+    """The authority, and what vouches for it: the certificates of the file that each are the issuer of the one before."""
+    try:
+        first, *others = x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        raise Unusable("ca", "holds no certificate in PEM form") from None
+    try:
+        is_authority = first.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        is_authority = False
+    if not is_authority:
+        raise Unusable("ca", "is no certificate of an authority")
+    chain = [first]
+    while above := next((other for other in others if other not in chain and _has_issued(other, chain[-1])), None):
+        chain.append(above)
+    return chain
+
+
+def _has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _private_key(text: str) -> _Key:
+    block = _KEY_BLOCK.search(text)  # `openssl ecparam -genkey` puts a block of parameters before it
+    try:
+        key = load_pem_private_key((block.group() if block else "").encode(), None)
+    except TypeError:
+        raise Unusable("ca_key", "is protected by a passphrase") from None
+    except ValueError:
+        raise Unusable("ca_key", "holds no private key in PEM form") from None
+    if not isinstance(key, _Key):
+        raise Unusable("ca_key", "is neither an RSA nor an EC key")
+    return key
+
+
+def _given(request: dict[str, Any], now: datetime) -> _Authority | None:
     if not (trusted := _trusted(request)):
         return None
     ca = trusted[0]
@@ -63,13 +169,13 @@ def _given(request: dict[str, str], now: datetime) -> _Authority | None:
     return (ca, key) if ca.not_valid_after_utc - now > 2 * LIFE else None
 
 
-def _trusted(request: dict[str, str]) -> list[x509.Certificate]:
+def _trusted(request: dict[str, Any]) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(request["ca"].encode()) if request.get("ca") else []
 
 
 def _new_authority(now: datetime) -> _Authority:
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder("syncer admission webhook CA", key, now, CA_LIFE)
+    builder = _builder("syncer admission webhook CA", key, now, now + CA_LIFE)
     ca = (
         builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "syncer admission webhook CA")]))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -79,14 +185,14 @@ def _new_authority(now: datetime) -> _Authority:
     return ca, key
 
 
-def _builder(name: str, key: ec.EllipticCurvePrivateKey, now: datetime, life: timedelta) -> x509.CertificateBuilder:
+def _builder(name: str, key: ec.EllipticCurvePrivateKey, now: datetime, end: datetime) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
-        .not_valid_after(now + life)
+        .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
@@ -105,7 +211,11 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x
     )
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> str:
+def _text(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def _pem(key: _Key) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 

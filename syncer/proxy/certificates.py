@@ -1,6 +1,6 @@
-"""Certificates of the admission webhook: an authority of our own, and a serving certificate for this machine's loopback.
+"""Serving certificates: of the front door by the virtual cluster's authority, of the admission webhook by one of our own.
 
-The authority is the same for all replicas, and is kept in a Secret of the host namespace; serving certificates are each
+Our own authority is the same for all replicas, and is kept in a Secret of the host namespace; serving certificates are each
 process's own. They are issued by a process of its own, `python -m syncer.proxy.authority`, because the library for it would cost the
 daemon 9 MB for good. Keys go through pipes: nothing is written to a disk, an argument list or a log.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import os
 import sys
 from base64 import b64decode, b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -23,7 +24,8 @@ from syncer.kube.types import SECRETS, Key, Obj, labels_of
 from syncer.naming import DOMAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import ssl
+    from collections.abc import Iterable, Mapping
 
     from syncer.kube.client import Client
 
@@ -32,41 +34,90 @@ log = structlog.get_logger("syncer.proxy")
 PATIENCE = 60.0
 """Seconds that issuing may take; it is a tenth of one unless the machine is overloaded."""
 
-_RENEW_BEFORE = 30 * 86400.0
+LIFE = 365 * 86400.0
+"""Seconds that serving certificates are good for."""
+_RENEW_AFTER = 0.8
+"""Of a certificate's life: then there is time left to find out why there is no other."""
 _TRIES = 3
 """How often another replica may be quicker; each time there is an authority to go on with."""
 _CA, _CA_KEY = "ca.crt", "ca.key"
 _LABEL = f"{DOMAIN}/vcluster-name"
 
 
+class Unusable(SyncerError):
+    """An authority that can issue nothing. `field` is `ca` or `ca_key`, the message what is wrong with that."""
+
+    def __init__(self, field_name: str, why: str) -> None:
+        super().__init__(why)
+        self.field = field_name
+
+
 @dataclass(frozen=True, slots=True)
-class Certificates:
-    """PEM texts of an authority and of the serving certificate it issued; `expires_at` is the latter's end in epoch seconds.
+class Served:
+    """A serving certificate with the chain to its root, and its key (PEM texts), with its life in epoch seconds.
+
+    `last` tells that it ends with its authority.
+    """
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    issued_at: float
+    expires_at: float
+    last: bool = False
+
+    @property
+    def renew_at(self) -> float:
+        """When to have the next one issued, in epoch seconds; never if that would end no later."""
+        return float("inf") if self.last else self.issued_at + _RENEW_AFTER * (self.expires_at - self.issued_at)
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Have new connections of `context` served with it."""
+        # The ssl module reads files only; this one is memory, and has no name that anybody else could open.
+        descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
+        try:
+            with open(descriptor, "wb", closefd=False) as stream:
+                stream.write(self.certificate + self.key)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates(Served):
+    """The same, with the PEM texts of the authority of our own that issued it.
 
     `ca` is what to trust: the authority first, then its predecessors that have not expired.
     """
 
-    ca: bytes
-    ca_key: bytes = field(repr=False)
-    certificate: bytes
-    key: bytes = field(repr=False)
-    expires_at: float
-
-    @property
-    def renew_at(self) -> float:
-        """When to have the next one issued, in epoch seconds: a month before this one expires."""
-        return self.expires_at - _RENEW_BEFORE
+    ca: bytes = field(kw_only=True)
+    ca_key: bytes = field(repr=False, kw_only=True)
 
 
 async def issue_certificates(previous: Certificates | None = None, *, patience: float = PATIENCE) -> Certificates:
-    """A fresh serving certificate, of the authority of `previous` if that lasts long enough, else of a new one.
+    """A fresh serving certificate for the loopback, of the authority of `previous` if that lasts long enough, else of a new one.
 
     Raises SyncerError when the helper process fails.
     """
     request = {} if previous is None else {"ca": previous.ca.decode(), "ca_key": previous.ca_key.decode()}
-    answer: Mapping[str, str] = codec.loads(await _run(codec.dumps(request), patience))
-    pems = {name: answer[name].encode() for name in ("ca", "ca_key", "certificate", "key")}
-    return Certificates(**pems, expires_at=float(answer["expires"]))
+    answer = await _ask(request, "issuing the certificate of the admission webhook", patience)
+    return Certificates(**_served(answer), ca=answer["ca"].encode(), ca_key=answer["ca_key"].encode())
+
+
+async def issue_served(ca: str, ca_key: str, names: Iterable[str], *, life: float = LIFE, patience: float = PATIENCE) -> Served:
+    """A fresh serving certificate for these host names and IP addresses, of the authority `ca` (PEM), whose key is RSA or EC.
+
+    Raises Unusable when that can issue none, SyncerError when the helper process fails.
+    """
+    request = {"ca": ca, "ca_key": ca_key, "names": sorted(names), "life": life}
+    answer = await _ask(request, "issuing the serving certificate of the front door", patience)
+    if "refused" in answer:
+        raise Unusable(answer["refused"], answer["why"])
+    return Served(**_served(answer), last=answer["last"])
+
+
+def _served(answer: Mapping[str, Any]) -> dict[str, Any]:
+    pems = {name: answer[name].encode() for name in ("certificate", "key")}
+    return {**pems, "issued_at": float(answer["issued"]), "expires_at": float(answer["expires"])}
 
 
 def secret_key(namespace: str, name: str) -> Key:
@@ -122,7 +173,7 @@ class SharedAuthority:
             ca, ca_key = (b64decode(data[name]) for name in (_CA, _CA_KEY))
         except (KeyError, TypeError, binascii.Error):
             raise SyncerError(f"the Secret {self.key} on the host holds no {_CA} and {_CA_KEY}; delete it, and it is made again") from None
-        return Certificates(ca=ca, ca_key=ca_key, certificate=b"", key=b"", expires_at=0.0)
+        return Certificates(b"", b"", 0.0, 0.0, ca=ca, ca_key=ca_key)
 
     async def _keep(self, issued: Certificates, had: Obj | None) -> None:
         data = {_CA: b64encode(issued.ca).decode(), _CA_KEY: b64encode(issued.ca_key).decode()}
@@ -138,13 +189,13 @@ class SharedAuthority:
         )
 
 
-async def _run(request: bytes, patience: float) -> bytes:
+async def _ask(request: Mapping[str, Any], what: str, patience: float) -> Mapping[str, Any]:
+    """What the helper process answers; `what` is for messages."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "syncer.proxy.authority", stdin=pipe, stdout=pipe, stderr=pipe)
-    what = "issuing the certificate of the admission webhook"
     try:
         async with asyncio.timeout(patience):
-            output, errors = await process.communicate(request)
+            output, errors = await process.communicate(codec.dumps(request))
     except TimeoutError:
         raise SyncerError(f"{what} took longer than {patience:g} s; is the machine overloaded?") from None
     finally:
@@ -154,4 +205,5 @@ async def _run(request: bytes, patience: float) -> bytes:
     if process.returncode != 0:
         lines = errors.decode(errors="replace").strip().splitlines()
         raise SyncerError(f"{what} failed: {lines[-1] if lines else f'exit code {process.returncode}'}")
-    return output
+    answer: Mapping[str, Any] = codec.loads(output)
+    return answer

@@ -147,7 +147,7 @@ async def test_a_generated_name_is_chosen_before_the_host_is_asked() -> None:
 
 async def test_a_dry_run_never_gets_there() -> None:
     async with desk() as one:
-        server = AdmissionServer(one.allocator, Certificates(b"", b"", b"", b"", 0.0), port=0)
+        server = AdmissionServer(one.allocator, Certificates(b"", b"", 0.0, 0.0, ca=b"", ca_key=b""), port=0)
         began = clock()
         assert await server.respond(review(service("web"), dry_run=True)) == {"allowed": True}
         assert one.world.journal.writes(since=began) == []

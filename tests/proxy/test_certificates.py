@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from syncer.errors import SyncerError
 from syncer.proxy import authority
-from syncer.proxy.certificates import Certificates, issue_certificates
+from syncer.proxy.certificates import Certificates, Served, Unusable, issue_certificates, issue_served
+from tests.proxy.pki import Pki, ec_key, rsa_key
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -61,14 +63,14 @@ def test_a_key_of_another_authority_is_refused() -> None:
 async def test_issued_by_another_process() -> None:
     first = await issue_certificates()
     assert first.expires_at == pytest.approx(time.time() + 365 * 86400, abs=300)
-    assert first.renew_at == first.expires_at - 30 * 86400
+    assert first.renew_at == pytest.approx(time.time() + 0.8 * 365 * 86400, abs=300)
     second = await issue_certificates(first)
     assert second.ca == first.ca
     assert second.certificate != first.certificate
 
 
 async def test_a_failure_is_told_in_one_line() -> None:
-    garbled = Certificates(ca=b"x", ca_key=b"y", certificate=b"", key=b"", expires_at=0.0)
+    garbled = Certificates(b"", b"", 0.0, 0.0, ca=b"x", ca_key=b"y")
     with pytest.raises(SyncerError, match=r"^issuing the certificate of the admission webhook failed: ValueError: .*\Z"):
         await issue_certificates(garbled)
 
@@ -78,5 +80,72 @@ async def test_no_patience() -> None:
         await issue_certificates(patience=0.001)
 
 
+NAMES = ["*.nodes.vcluster.com", "::1", "10.96.0.7", "kubernetes"]
+
+
+def front(made: Pki, key: str = "", *, ca: str = "", life: float = 3600.0) -> dict[str, object]:
+    return authority.issue_front({"ca": ca or made.pem, "ca_key": key or made.key_pem(), "names": NAMES, "life": life}, datetime.now(UTC))
+
+
+class TestFront:
+    def test_the_certificate_is_for_servers_of_these_names(self) -> None:
+        made = Pki.make()
+        certificate = parsed(front(made)["certificate"])
+        certificate.verify_directly_issued_by(made.certificate)
+        assert certificate.subject.rfc4514_string() == "CN=kube-apiserver"
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == ["*.nodes.vcluster.com", "kubernetes"]
+        assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["::1", "10.96.0.7"]
+        assert list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.SERVER_AUTH]
+        assert certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier == b"server CA"
+        key = certificate.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        assert key.curve.name == "secp256r1"
+
+    @pytest.mark.parametrize("key", [ec_key(), ec_key(ec.SECP384R1()), rsa_key()], ids=["P-256", "P-384", "RSA"])
+    @pytest.mark.parametrize("form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8])
+    def test_keys_of_the_authority(self, key: ec.EllipticCurvePrivateKey, form: PrivateFormat) -> None:
+        made = Pki.make(key=key)
+        parsed(front(made, made.key_pem(form))["certificate"]).verify_directly_issued_by(made.certificate)
+
+    def test_parameters_before_the_key(self) -> None:
+        made = Pki.make()
+        parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
+        assert front(made, parameters + made.key_pem())["certificate"]
+
+    def test_what_is_between_it_and_the_root_comes_along(self) -> None:
+        root, other = Pki.make("root"), Pki.make("other")
+        between = Pki.make("between", above=root)
+        made = Pki.make(above=between)
+        text = front(made, ca=made.pem + other.pem + root.pem + between.pem)["certificate"]
+        leaf, *above = x509.load_pem_x509_certificates(str(text).encode())
+        leaf.verify_directly_issued_by(made.certificate)
+        assert above == [made.certificate, between.certificate]
+
+    @pytest.mark.parametrize(("days", "expected", "last"), [(30, 10, False), (10.5, 10, False), (9, 9, True)])
+    def test_it_never_outlives_the_authority(self, days: float, expected: float, last: bool) -> None:
+        issued = front(Pki.make(days=days), life=10 * 86400.0)
+        end = parsed(issued["certificate"]).not_valid_after_utc
+        assert (end - datetime.now(UTC)).total_seconds() == pytest.approx(expected * 86400, abs=120)
+        assert (issued["expires"], issued["last"]) == (end.timestamp(), last)
+
+    async def test_issued_by_another_process(self) -> None:
+        made = Pki.make()
+        issued = await issue_served(made.pem, made.key_pem(), NAMES, life=600)
+        parsed(issued.certificate.decode()).verify_directly_issued_by(made.certificate)
+        assert issued.renew_at == pytest.approx(time.time() + 480, abs=120)
+        assert issued.renew_at == pytest.approx(issued.issued_at + 480, abs=1)
+
+    async def test_what_is_wrong_with_the_authority_is_told(self) -> None:
+        made = Pki.make()
+        with pytest.raises(Unusable, match="is not the key of that certificate") as caught:
+            await issue_served(made.pem, Pki.make().key_pem(), NAMES)
+        assert caught.value.field == "ca_key"
+
+    def test_one_that_ends_with_its_authority_is_not_renewed(self) -> None:
+        assert Served(b"", b"", 0.0, 100.0).renew_at == 80.0
+        assert Served(b"", b"", 0.0, 100.0, last=True).renew_at == float("inf")
+
+
 def test_keys_are_not_in_the_text_of_the_object() -> None:
-    assert "hidden" not in repr(Certificates(ca=b"", ca_key=b"hidden", certificate=b"", key=b"hidden", expires_at=0.0))
+    assert "hidden" not in repr(Certificates(b"", b"hidden", 0.0, 0.0, ca=b"", ca_key=b"hidden"))
