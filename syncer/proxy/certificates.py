@@ -154,7 +154,7 @@ class SharedAuthority:
                 await self._keep(issued, secret)
             except (AlreadyExists, Conflict, NotFound):
                 continue  # another replica was first
-            log.info("admission.authority_kept", secret=str(self.key), new=given is None or issued.ca != given.ca)
+            log.info("admission.authority_kept", key=str(self.key), new=given is None or issued.ca != given.ca)
             return issued
         raise SyncerError(f"the Secret {self.key} on the host keeps changing while it is read")
 

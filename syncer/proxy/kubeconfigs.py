@@ -174,7 +174,7 @@ class KubeconfigSecrets:
             self._require()
             await self._write(key, data)
         except (FenceClosed, AlreadyExists, Conflict) as error:
-            log.debug("kubeconfig.not_now", secret=str(key), error=str(error))
+            log.debug("kubeconfig.not_now", key=str(key), error=str(error))
         except Forbidden as error:
             self._tell(key, f"{error.message}; grant get, create and patch of Secrets in the namespace {key.namespace}")
         except (SyncerError, *NETWORK_ERRORS) as error:
@@ -195,7 +195,7 @@ class KubeconfigSecrets:
             raise SyncerError(f"the Secret {key} is not of this virtual cluster, so it is left alone; rename or delete it")
         if patch := changes(secret, data, self._labels, owner):
             await self._host.patch(SECRETS, key, patch)
-            log.info("kubeconfig.written", secret=str(key), new=False)
+            log.info("kubeconfig.written", key=str(key), new=False)
 
     async def _create(self, key: Key, data: Data, owner: Obj | None) -> None:
         metadata: Obj = {"name": key.name, "namespace": key.namespace, "labels": self._labels}
@@ -206,11 +206,11 @@ class KubeconfigSecrets:
             key.namespace,
             {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": _encoded(data)},
         )
-        log.info("kubeconfig.written", secret=str(key), new=True)
+        log.info("kubeconfig.written", key=str(key), new=True)
 
     def _tell(self, about: object, words: str) -> None:
         if self._told.get(about) != words:
-            log.warning("kubeconfig.not_written", **({"secret": str(about)} if isinstance(about, Key) else {}), error=words)
+            log.warning("kubeconfig.not_written", **({"key": str(about)} if isinstance(about, Key) else {}), error=words)
         self._told[about] = words
 
 

@@ -282,7 +282,7 @@ class TestSecrets:
         running.cancel()
         assert world.data() == {"password": b"x"}
         told = [line for line in logs if line["event"] == "kubeconfig.not_written"]
-        assert [line["secret"] for line in told] == [str(SECRET)]
+        assert [line["key"] for line in told] == [str(SECRET)]
         assert "rename or delete it" in told[0]["error"]
 
     @pytest.mark.parametrize("verb", ["get", "create"])
