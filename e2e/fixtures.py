@@ -39,9 +39,10 @@ _NODE_BINARIES = (
     "agnhost",
     "traefik",
     "local-path-provisioner",
+    "helm",
 )
 _VIRTUAL_BINARIES = ("kine", "kube-apiserver", "kube-controller-manager", "kubectl")
-_BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
+_BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok", "informer")
 
 
 class StartVirtual(Protocol):

@@ -1,7 +1,7 @@
 """Which binaries there are, and where each can come from.
 
 Each folder of `modules/` is a go.mod and go.sum whose `tool` directives name what is built; the version that it requires of its main module
-is the version of its binaries.
+is the version of its binaries. One holds a program of ours besides.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import platform
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -49,7 +50,8 @@ class Folder:
     """A folder of `modules/`: a set of binaries of one module and version.
 
     `binaries` maps a binary's name to its package below the module. `version_command` is how a binary that is found on PATH is asked for
-    its version; without one PATH is not searched, because the name is too common. `version_variables` are set at link time.
+    its version; without one PATH is not searched, because the name is too common. `version_variables` are set at link time. Of an `own`
+    folder the one binary is built from the Go source in it, and `module` is what that is written for.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Folder:
     version_command: tuple[str, ...] = ()
     version_variables: tuple[str, ...] = ()
     release: Release | None = None
+    own: bool = False
 
     @property
     def is_kubernetes(self) -> bool:
@@ -75,11 +78,18 @@ class Folder:
 
     def version(self, kubernetes_version: str) -> str:
         """The version of its binaries, given the Kubernetes version that is wanted."""
+        if self.own:
+            return f"{self.checked_in_version}-{self._digest()}"
         return kubernetes_version if self.is_kubernetes else self.checked_in_version
 
     def package(self, binary: str) -> str:
         """The import path of a binary."""
-        return f"{self.module}/{self.binaries[binary]}".rstrip("/")
+        module = f"syncer.test/{self.name}" if self.own else self.module
+        return f"{module}/{self.binaries[binary]}".rstrip("/")
+
+    def _digest(self) -> str:
+        """Of all that is in the folder."""
+        return sha256(b"\0".join(path.read_bytes() for path in sorted((MODULES / self.name).iterdir()))).hexdigest()[:12]
 
 
 _GITHUB = "https://github.com/{repository}/releases/download/"
@@ -176,6 +186,7 @@ FOLDERS = (
         version_variables=("github.com/traefik/traefik/v3/pkg/version.Version",),
         release=_github("traefik/traefik", "v{v}/traefik_v{v}_linux_{arch}.tar.gz", "v{v}/traefik_v{v}_checksums.txt"),
     ),
+    Folder("informer", "k8s.io/client-go", {"informer": ""}, own=True),
 )
 
 

@@ -1,4 +1,4 @@
-"""Builds binaries from Go modules. Nothing of ours is Go source: a go.mod names the packages, `go build` does the rest."""
+"""Builds binaries from Go modules. A go.mod names the packages, `go build` does the rest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def module_source(binary: str) -> Path:
 
 def _module_directory(folder: Folder, version: str) -> Path:
     """The directory of the go.mod: the checked-in one if the version is its own, else one made in the cache."""
-    if version == folder.checked_in_version:
+    if not folder.is_kubernetes or version == folder.checked_in_version:
         return MODULES / folder.name
     directory = cache_directory() / "kubernetes" / version / "modules" / folder.name
     if not (directory / "go.sum").exists():
