@@ -22,7 +22,7 @@ class StartTenant(Protocol):
 
 @pytest.fixture(scope="module")
 def tenant(virtual_cluster: StartVirtual) -> Iterator[StartTenant]:
-    """Starts tenants; at the end of the module they are gone, with all that they left on the host."""
+    """Starts tenants; at the end of the module they go, with all that they left on the host. No other may have their names then."""
     started: list[Daemon] = []
 
     def start(name: str, *flags: str, namespace: str | None = None, cluster_rights: bool = False) -> Daemon:
@@ -36,4 +36,4 @@ def tenant(virtual_cluster: StartVirtual) -> Iterator[StartTenant]:
     for daemon in started:
         daemon.stop()
     for daemon in started:
-        daemon.virtual.remove()
+        daemon.virtual.remove(wait=False)

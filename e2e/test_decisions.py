@@ -49,7 +49,7 @@ def cluster(host_cluster: HostCluster, virtual_cluster: StartVirtual) -> Iterato
     yield cluster
     for pod in host_cluster.api.get(PODS.path(names.host_namespace))["items"]:
         cluster.delete(Side.HOST, PODS, key_of(pod), {"gracePeriodSeconds": 0})  # there is no kubelet that would confirm
-    virtual.remove()
+    virtual.remove(wait=False)
 
 
 def named(name: str, kind: str, **fields: Any) -> Obj:

@@ -147,4 +147,4 @@ def test_a_virtual_cluster_of_two_families_on_a_host_of_one(virtual_cluster: Sta
         assert pairs.settle("prefers")["ipFamilies"] == ["IPv4"]
     finally:
         daemon.stop()
-        virtual.remove()
+        virtual.remove(wait=False)

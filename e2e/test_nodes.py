@@ -52,7 +52,7 @@ def host(host_cluster: HostCluster) -> Iterator[Api]:
 def virtual(virtual_cluster: StartVirtual) -> Iterator[VirtualCluster]:
     virtual = virtual_cluster("nodal")
     yield virtual
-    virtual.remove()
+    virtual.remove(wait=False)
 
 
 @contextmanager

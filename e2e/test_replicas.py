@@ -35,7 +35,7 @@ def replicas(virtual_cluster: StartVirtual) -> Iterator[Replicas]:
     virtual = virtual_cluster("pairwise")
     with Replicas(virtual) as both:
         yield both
-    virtual.remove()
+    virtual.remove(wait=False)
 
 
 def kill(leader: Replica) -> None:

@@ -46,7 +46,7 @@ _OFTEN = ("pods/status", "ingresses", "persistentvolumes")
 def virtual(virtual_cluster: StartVirtual) -> Iterator[VirtualCluster]:
     found = virtual_cluster("limited")
     yield found
-    found.remove()
+    found.remove(wait=False)
 
 
 def grant(virtual: VirtualCluster, granted: Sequence[Right]) -> Path:

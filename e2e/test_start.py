@@ -37,7 +37,7 @@ class MakeDaemon(Protocol):
 def virtual(virtual_cluster: StartVirtual) -> Iterator[VirtualCluster]:
     virtual = virtual_cluster("start")
     yield virtual
-    virtual.remove()
+    virtual.remove(wait=False)
 
 
 @pytest.fixture

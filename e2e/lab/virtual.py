@@ -115,19 +115,19 @@ class VirtualCluster(ControlPlane):
         node.forward(self.lab, self.front_port)
         coredns.start(self.dir, self.kubeconfig, BRIDGE_ADDRESS, self.dns_port)
 
-    def remove(self) -> None:
-        """End it, whatever else runs in its directory, and delete its files and its host namespace.
+    def remove(self, *, wait: bool = True) -> None:
+        """End it, whatever else runs in its directory, and delete its files and its host namespace, which may take a while to `wait` for.
 
         A namespace that other virtual clusters live in stays, without the two Services.
         """
         self.stop(grace=0)
         process.kill_strays(self.dir)
         if self.host.running() and (self.dir / "namespace").exists():
-            self._clear_host()
+            self._clear_host(wait=wait)
         shutil.rmtree(self.dir, ignore_errors=True)
         self.lab.release_ports(f"virtual/{self.name}/")
 
-    def _clear_host(self) -> None:
+    def _clear_host(self, *, wait: bool) -> None:
         path = f"/api/v1/namespaces/{self.host_namespace}"
         if any(other.host_namespace == self.host_namespace for other in virtual_clusters(self.lab) if other.name != self.name):
             for service in (self.name, self._dns_service):
@@ -135,7 +135,8 @@ class VirtualCluster(ControlPlane):
                 self.host.api.delete(f"/apis/discovery.k8s.io/v1/namespaces/{self.host_namespace}/endpointslices/{service}")
         else:
             self.host.api.delete(path)
-            wait_until(lambda: self.host.api.find(path) is None, f"host namespace {self.host_namespace} is gone")
+            if wait:
+                wait_until(lambda: self.host.api.find(path) is None, f"host namespace {self.host_namespace} is gone")
 
     @property
     def _dns_service(self) -> str:
