@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from syncer.kube.types import PODS, Key, key_of, uid_of
 from syncer.translate.metadata import recorded_uid, virtual_key
 from syncer.translate.references import CONTAINER_FIELDS, references
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from syncer.kube.types import Obj
     from syncer.naming import Names
@@ -42,16 +42,28 @@ class Residents:
 
 def residents(names: Names, node: str, virtual: Iterable[Obj], host: Iterable[Obj]) -> Residents:
     """Those of the `virtual` pods on `node` whose host pods are among `host`: provably theirs, and made for the very pod."""
-    known = {key_of(pod): pod for pod in virtual if (pod.get("spec") or {}).get("nodeName") == node and uid_of(pod)}
     pods: dict[str, Resident] = {}
     claims: dict[str, Key] = {}
+    for pod, image in proven_pairs(names, (pod for pod in virtual if (pod.get("spec") or {}).get("nodeName") == node), host):
+        namespace = key_of(pod).namespace
+        pods[key_of(image).name] = _resident(pod, uid_of(image))
+        claims |= {names.host_name(namespace, claim): Key(namespace, claim) for claim in references(pod).claims}
+    return Residents(node, names.host_namespace, pods, claims)
+
+
+def proven_pairs(names: Names, virtual: Iterable[Obj], host: Iterable[Obj]) -> Iterator[tuple[Obj, Obj]]:
+    """Virtual pods with their host pods (metadata will do), where these are provably theirs, and were made for the very pod."""
+    known = {key_of(pod): pod for pod in virtual if uid_of(pod)}
     for image in host:
         key = virtual_key(names, PODS, image)
-        if key is None or (pod := known.get(key)) is None or recorded_uid(image) != uid_of(pod) or not uid_of(image):
-            continue
-        pods[key_of(image).name] = _resident(pod, uid_of(image))
-        claims |= {names.host_name(key.namespace, claim): Key(key.namespace, claim) for claim in references(pod).claims}
-    return Residents(node, names.host_namespace, pods, claims)
+        if key is not None and (pod := known.get(key)) is not None and recorded_uid(image) == uid_of(pod) and uid_of(image):
+            yield pod, image
+
+
+def container_names(pod: Mapping[str, Any]) -> frozenset[str]:
+    """Of the containers that the tenant has written, init containers and ephemeral ones among them."""
+    spec = pod.get("spec") or {}
+    return frozenset(item["name"] for field in CONTAINER_FIELDS for item in spec.get(field) or ())
 
 
 def _resident(pod: Obj, host_uid: str) -> Resident:

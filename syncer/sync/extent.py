@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from syncer.kube.client import Client
-    from syncer.sync.spec import Right, SyncSpec
+    from syncer.sync.spec import Feature, Right, SyncSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: a loop, whether it runs, and why not, or what it goes without."""
+    """One line of the table: a loop or a feature, whether it runs, and why not, or what it goes without."""
 
     name: str
     on: bool
@@ -47,11 +47,12 @@ def extent_of(
     unserved: frozenset[Resource] = frozenset(),
     named: frozenset[str] = frozenset(),
     unwanted: Iterable[str] = (),
+    features: Iterable[Feature] = (),
 ) -> Extent:
     """What of `specs` can run when the host does not grant `lacking` and does not serve `unserved`.
 
     `own` is what the syncer itself cannot do without. Loops that are `named` were asked for by name, and are waited for even
-    if they are dispensable. The `unwanted` only have a row.
+    if they are dispensable. The `unwanted` only have a row, and so do `features`.
     """
     missing = {(right.group, right.resource): frozenset(right.verbs) for right in lacking}
     running: list[SyncSpec] = []
@@ -70,6 +71,9 @@ def extent_of(
         rows.setdefault(whole, Row(whole, on=True))
         if without := _without(spec, missing, unserved):
             rows[whole] = Row(whole, on=True, why="; ".join(filter(None, (rows[whole].why, *without))))
+    for feature in features:
+        gone = [f"without {_named(right)}: {_lacked(right, missing)}" for right in feature.rights if _lacks(right, missing)]
+        rows[feature.name] = Row(feature.name, on=len(gone) < len(feature.rights), why="; ".join(gone))
     names = {_name(group, resource) for group, resource in missing} | {str(resource) for resource in unserved}
     return Extent(tuple(running), tuple(rows[name] for name in sorted(rows)), frozenset(names), tuple(dict.fromkeys(waits)))
 
@@ -82,15 +86,17 @@ async def ask_extent(
     election: bool = False,
     named: frozenset[str] = frozenset(),
     unwanted: Iterable[str] = (),
+    features: Sequence[Feature] = (),
 ) -> Extent:
     """`extent_of` with the host's own answers. Raises ApiError or a network error."""
     return extent_of(
         specs,
         own=[*OWN_RIGHTS, *(ELECTION_RIGHTS if election else ())],
-        lacking=await ask_lacking(host, namespace, needed_rights(specs, election=election)),
+        lacking=await ask_lacking(host, namespace, needed_rights(specs, election=election, features=features)),
         unserved=await ask_unserved(host, host_resources(specs)),
         named=named,
         unwanted=unwanted,
+        features=features,
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from syncer.kube.client import Client
-    from syncer.sync.spec import SyncSpec
+    from syncer.sync.spec import Feature, SyncSpec
 
 _REVIEWS = "/apis/authorization.k8s.io/v1"
 
@@ -33,10 +33,13 @@ ELECTION_RIGHTS = (Right(group="coordination.k8s.io", resource="leases", verbs=(
 """What leader election needs besides."""
 
 
-def needed_rights(specs: Iterable[SyncSpec], *, optional: bool = True, election: bool = False) -> list[Right]:
-    """The union of what the loops and the syncer itself need, one entry a resource, sorted; without the `optional` ones if so asked."""
+def needed_rights(
+    specs: Iterable[SyncSpec], *, optional: bool = True, election: bool = False, features: Iterable[Feature] = ()
+) -> list[Right]:
+    """The union of what loops, features and the syncer itself need, one entry a resource, sorted; the `optional` ones only if so asked."""
     verbs: dict[tuple[bool, str, str], set[str]] = {}
-    for right in (*OWN_RIGHTS, *(ELECTION_RIGHTS if election else ()), *(right for spec in specs for right in spec.host_rights)):
+    parts = [OWN_RIGHTS, ELECTION_RIGHTS if election else (), *(spec.host_rights for spec in specs), *(one.rights for one in features)]
+    for right in (right for part in parts for right in part):
         if optional or not right.optional:
             verbs.setdefault((right.cluster, right.group, right.resource), set()).update(right.verbs)
     return [

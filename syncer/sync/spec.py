@@ -79,6 +79,14 @@ class Right:
     """Of a cluster-scoped resource, so that a ClusterRole has to grant it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Something that is done beside the loops when a flag asks for it, and the (optional) rights that it goes without if it has to."""
+
+    name: str
+    rights: tuple[Right, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SyncSpec:
     """One loop over pairs of a virtual and a host object.

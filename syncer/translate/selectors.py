@@ -34,6 +34,12 @@ def parse_selector(text: str) -> Obj:
     return {"matchExpressions": expressions} if expressions else {}
 
 
+def selector_text(selector: Mapping[str, Any]) -> str:
+    """The text of a LabelSelector, as a URL has it: `parse_selector` takes it for one that matches the same."""
+    terms = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
+    return ",".join([*terms, *(_term(expression) for expression in selector.get("matchExpressions") or ())])
+
+
 def equalities(selector: Mapping[str, Any]) -> dict[str, str] | None:
     """The labels that a LabelSelector asks for when it asks for nothing but equal ones; None when it asks for more than that."""
     found = dict(selector.get("matchLabels") or {})
@@ -43,6 +49,17 @@ def equalities(selector: Mapping[str, Any]) -> dict[str, str] | None:
             return None
         found[expression["key"]] = values[0]
     return found
+
+
+def _term(expression: Mapping[str, Any]) -> str:
+    key = expression["key"]
+    match expression["operator"]:
+        case "Exists":
+            return str(key)
+        case "DoesNotExist":
+            return f"!{key}"
+        case operator:
+            return f"{key} {operator.lower()} ({','.join(expression['values'])})"
 
 
 def _split(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from syncer.kube.types import CONFIGMAPS, INGRESSES, PERSISTENT_VOLUME_CLAIMS, P
 from syncer.resources import ALL
 from syncer.sync.extent import Row, extent_of, host_resources
 from syncer.sync.rights import needed_rights
-from syncer.sync.spec import Right, SyncSpec, Watch
+from syncer.sync.spec import Feature, Right, SyncSpec, Watch
 
 PODS_RIGHT = Right(group="", resource="pods", verbs=("get", "list"))
 RESIZE = Right(group="", resource="pods/resize", verbs=("patch",), optional=True)
@@ -114,3 +114,26 @@ def test_optional_watches_are_of_the_host_and_have_their_right() -> None:
 def test_host_resources_are_those_watched_there() -> None:
     assert {PODS, CONFIGMAPS} <= host_resources(ALL)
     assert PERSISTENT_VOLUME_CLAIMS not in host_resources([THINGS])
+
+
+@pytest.mark.parametrize(
+    ("lacking", "row"),
+    [
+        ((), Row("metrics", on=True)),
+        ((CLASSES,), Row("metrics", on=True, why="without priorityclasses.scheduling.k8s.io: ClusterRole lacks list, watch")),
+        (
+            (CLASSES, RESIZE),
+            Row(
+                "metrics",
+                on=False,
+                why="without pods/resize: Role lacks patch; without priorityclasses.scheduling.k8s.io: ClusterRole lacks list, watch",
+            ),
+        ),
+    ],
+)
+def test_a_feature_beside_the_loops(lacking: tuple[Right, ...], row: Row) -> None:
+    feature = Feature("metrics", (RESIZE, CLASSES))
+    extent = extent_of([loop("x")], lacking=lacking, features=[feature])
+    assert extent.rows == (row, Row("x", on=True))
+    assert extent.waits == ()
+    assert {RESIZE.resource, CLASSES.resource} <= {right.resource for right in needed_rights([], features=[feature])}

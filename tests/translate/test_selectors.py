@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from syncer.translate.selectors import equalities, matches, parse_selector
+from syncer.translate.selectors import equalities, matches, parse_selector, selector_text
 
 WEB = {"app": "web", "tier": "front", "example.com/zone": "a"}
 
@@ -33,6 +33,7 @@ def test_text(text: str, matched: bool, equal: dict[str, str] | None) -> None:
     selector = parse_selector(text)
     assert matches(selector, WEB) is matched
     assert equalities(selector) == equal
+    assert parse_selector(selector_text(selector)) == selector
 
 
 @pytest.mark.parametrize("text", ["a b", "=web", "app in web", "app in (a", "a>1", "app=web;tier=x"])
@@ -51,3 +52,8 @@ def test_no_selector(text: str) -> None:
 )
 def test_object(selector: dict[str, Any], matched: bool) -> None:
     assert matches(selector, WEB) is matched
+
+
+def test_text_of_both_parts() -> None:
+    expressions = [{"key": "tier", "operator": "NotIn", "values": ["back", "middle"]}, {"key": "x", "operator": "DoesNotExist"}]
+    assert selector_text({"matchLabels": {"app": "web"}, "matchExpressions": expressions}) == "app=web,tier notin (back,middle),!x"
