@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import re
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,7 +32,6 @@ CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=365)
 _SKEW = timedelta(minutes=5)
 """Certificates begin that long ago, for clocks that were set back since."""
-_KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _Authority = tuple[x509.Certificate, _Key]
@@ -147,9 +145,8 @@ def _has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> b
 
 
 def _private_key(text: str) -> _Key:
-    block = _KEY_BLOCK.search(text)  # `openssl ecparam -genkey` puts a block of parameters before it
     try:
-        key = load_pem_private_key((block.group() if block else "").encode(), None)
+        key = load_pem_private_key(text.encode(), None)
     except TypeError:
         raise Unusable("ca_key", "is protected by a passphrase") from None
     except ValueError:

@@ -47,6 +47,7 @@ class World:
         self.failure: Exception | None = None
         self.issued = 0
         self.attempts = 0
+        self.looked = 0
         self.serving = self.make(self.issue)
 
     def make(self, issue: Any = issue_served) -> ServingCertificate:
@@ -62,6 +63,7 @@ class World:
         )
 
     async def tell_names(self) -> frozenset[str]:
+        self.looked += 1
         return self.names
 
     def wall(self) -> float:
@@ -334,7 +336,10 @@ class TestRenewal:
             renewals = Renewals(world)
             first = await served(port)
             world.failure, world.names = failure, NAMES | {"later"}
-            await wait(lambda: world.attempts >= 4)
+            await wait(lambda: world.attempts >= 2)
+            looked, attempts = world.looked, world.attempts
+            await wait(lambda: world.attempts >= attempts + 2)
+            assert world.looked - looked >= 5, "not at each look"
             assert await served(port) == first
             world.failure = None
             await renewals.next()
