@@ -175,6 +175,7 @@ def test_removed_virtual_cluster_leaves_nothing(host_cluster: HostCluster, virtu
     assert not any("virtual/removed/" in name for name in host_cluster.lab.ports)
 
 
+@pytest.mark.long
 def test_labs_side_by_side_do_not_collide_and_leave_nothing(own_lab: Callable[[str], Lab]) -> None:
     hosts = [HostCluster(own_lab("left")), HostCluster(own_lab("right"))]
     failures: list[BaseException] = []
@@ -201,6 +202,7 @@ def test_labs_side_by_side_do_not_collide_and_leave_nothing(own_lab: Callable[[s
     assert [host.lab.dir.exists() for host in hosts] == [False, False]
 
 
+@pytest.mark.long
 def test_up_mends_what_a_crash_left(own_lab: Callable[[str], Lab]) -> None:
     lab = own_lab("crashed")
     lab.create()

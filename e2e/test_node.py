@@ -243,6 +243,7 @@ class TestLife:
         nodes.start_real(real_node)
         assert [pid for _, pid, _ in node.status(real_node.lab)] == [pid for _, pid, _ in before]
 
+    @pytest.mark.long
     @pytest.mark.parametrize("killed", [["kubelet", "containerd"], ["namespaces"]], ids=" and ".join)
     def test_after_a_crash_up_cleans_first(self, kubectl: Kubectl, killed: list[str]) -> None:
         host = kubectl.cluster
@@ -253,6 +254,7 @@ class TestLife:
         address = kubectl.jsonpath("service", "web", ".spec.clusterIP")
         wait_until(lambda: fetch(address, 80) == "web\n", "the pod runs again")
 
+    @pytest.mark.long
     def test_down_leaves_nothing(self, kubectl: Kubectl) -> None:
         """Last here: it takes the node away from under the pods of the other tests, and gives it back."""
         host = kubectl.cluster
