@@ -218,6 +218,12 @@ class Settings(BaseModel):
             many=True,
         ),
     ] = ()
+    proxy_metrics_server: Annotated[
+        Switch, Flag(PROXY, "BOOL", "serve metrics.k8s.io, as the host's metrics server has it, for kubectl top and autoscalers")
+    ] = False
+    metrics_server_port: Annotated[
+        Port, Flag(PROXY, "PORT", "port on the loopback interface where the virtual API server asks for it; the same in all replicas")
+    ] = 8445
     max_connections: Annotated[
         Count, Flag(PROXY, "COUNT", "how many clients may be connected; beyond that, those that have been idle longest are cut off")
     ] = 1000
@@ -226,7 +232,7 @@ class Settings(BaseModel):
     ] = 1.0
     kube_config_context_name: Annotated[
         str,
-        Flag(PROXY, "NAME", "name of context, cluster and user in the kubeconfig that is written", default="kubernetes-admin@kubernetes"),
+        Flag(PROXY, "NAME", "name of context, cluster and user in the kubeconfig that is written", default="those in --kube-config"),
     ] = ""
     out_kube_config_secret: Annotated[
         Subdomain, Flag(PROXY, "NAME", "another host Secret for the kubeconfig, besides vc-NAME", default="none")
@@ -283,6 +289,12 @@ class Settings(BaseModel):
             found.append("--renew-deadline: must be longer than 1.2 times --retry-period, so that there is time for a second try")
         if found:
             raise ValueError("\n".join(found))
+        return self
+
+    @model_validator(mode="after")
+    def _check_proxy(self) -> Self:
+        if self.proxy and not self.port and not self.out_kube_config_server:
+            raise ValueError("--port: 0 picks a port that nobody knows in advance; tell by --out-kube-config-server how clients get there")
         return self
 
     @model_validator(mode="after")

@@ -184,6 +184,13 @@ def test_everything_wrong_is_told_at_once_with_its_source() -> None:
     assert [line.partition(":")[0] for line in lines] == ["--plugins", "SYNCER_CONFIG", "SYNCER_WEBHOOK_PORT", "--log-level"]
 
 
+def test_a_port_that_clients_cannot_know_needs_an_address() -> None:
+    (line,) = problems("--port=0")
+    assert line.startswith("--port: 0 picks a port that nobody knows in advance")
+    assert settings("--port=0", "--out-kube-config-server=https://blue.example.com").port == 0
+    assert not settings("--port=0", "--proxy=false").proxy
+
+
 def test_a_derived_name_that_is_too_long_is_told() -> None:
     (line,) = problems("--name=" + "a" * 60)
     assert line.startswith("--dns-service: ")
@@ -314,7 +321,7 @@ class TestClassicFlags:
             "--enable-scheduler=true",
             "--multi-namespace-mode=true",
             "--host-metrics-bind-address=0.0.0.0:9090",
-            "--proxy-metrics-server=true",
+            "--plugins=x",
             "--config=/var/vcluster/config.yaml",
             "--noop-syncer=true",
         ],
