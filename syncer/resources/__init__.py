@@ -43,6 +43,8 @@ ALL: tuple[SyncSpec, ...] = (
     nodes.REAL,
     nodes.SERVICES_OF_MADE_UP,
     nodes.SERVICES_OF_REAL,
+    nodes.ENDPOINTS_OF_MADE_UP,
+    nodes.ENDPOINTS_OF_REAL,
     events.SPEC,
 )
 """Every loop there is."""

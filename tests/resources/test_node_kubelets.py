@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.kube.types import NODES, PODS, SERVICES, Key, Obj, Side
+from syncer.kube.types import ENDPOINT_SLICES, NODES, PODS, SERVICES, Key, Obj, Side
 from syncer.naming import Names
 from syncer.resources import nodes
 from syncer.sync.intents import Delete
@@ -224,3 +224,98 @@ def test_a_service_of_another_name_leads_to_no_node() -> None:
     settle(world, nodes.MADE_UP)
     assert node_of(NAMES, service(world)) == "n1"
     assert node_of(NAMES, apply(service(world), {"metadata": {"name": "copy"}})) is None
+
+
+ENDPOINTS = nodes.ENDPOINTS_OF_MADE_UP
+FRONT_SLICE: Obj = {
+    "metadata": {"name": "vc-1", "namespace": HOST, "labels": {"kubernetes.io/service-name": "vc"}},
+    "addressType": "IPv4",
+    "endpoints": [{"addresses": ["192.0.2.9"], "conditions": {"ready": True}, "targetRef": {"kind": "Pod", "name": "of-the-host"}}],
+    "ports": [{"name": "https", "port": 8443}],
+}
+CREATED, DELETED_SLICE = "create host endpointslices hostns/vc-node-n1", "delete host endpointslices hostns/vc-node-n1"
+
+
+def without_selector(*slices: Obj) -> World:
+    """As when the syncer runs outside of the host cluster."""
+    world = world_of(nodes.MADE_UP)
+    world.objects.setdefault((Side.HOST, ENDPOINT_SLICES), {})
+    for place, functions in ENDPOINTS.indexes.items():
+        world.indexes.setdefault(place, {}).update(functions)
+    front = world.objects[Side.HOST, SERVICES].pop(Key(HOST, "vc"))
+    world.put(Side.HOST, SERVICES, apply(front, {"spec": {"selector": None}}))
+    for item in slices:
+        world.put(Side.HOST, ENDPOINT_SLICES, item)
+    settle(world, nodes.MADE_UP)
+    world.settle(ENDPOINTS, N1)
+    return world
+
+
+def copied(world: World) -> Obj:
+    found = world.get(Side.HOST, ENDPOINT_SLICES, SERVICE)
+    assert found is not None
+    return found
+
+
+class TestWithoutSelector:
+    def test_the_same_is_behind_the_nodes_service(self) -> None:
+        slices = (
+            FRONT_SLICE,
+            apply(FRONT_SLICE, {"metadata": {"name": "vc-2"}, "addressType": "IPv6", "endpoints": [{"addresses": ["::9"]}]}),
+        )
+        world = without_selector(*slices)
+        assert "selector" not in service(world)["spec"]
+        found = copied(world)
+        assert found["endpoints"] == [{"addresses": ["192.0.2.9"], "conditions": {"ready": True}}]
+        assert found["ports"] == [{"name": "kubelet", "port": 8443, "protocol": "TCP"}]
+        assert found["metadata"]["labels"]["kubernetes.io/service-name"] == "vc-node-n1"
+        assert found["metadata"]["ownerReferences"] == [OWNER]
+        assert told(world.decide(ENDPOINTS, N1)) == []
+
+    def test_nothing_where_nothing_is(self) -> None:
+        world = without_selector(apply(FRONT_SLICE, {"endpoints": []}), apply(FRONT_SLICE, {"metadata": {"name": "x", "labels": None}}))
+        assert told(world.decide(ENDPOINTS, N1)) == []
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            ({"endpoints": [{"addresses": ["192.0.2.10"]}]}, ["patch host endpointslices hostns/vc-node-n1 endpoints"]),
+            ({"endpoints": []}, [DELETED_SLICE]),
+            ({"addressType": "IPv6"}, [DELETED_SLICE, "wait host endpointslices hostns/vc-node-n1"]),
+            ({"metadata": {"labels": None}}, [DELETED_SLICE]),
+            ({"metadata": {"labels": {"team": "x"}}}, []),
+        ],
+        ids=["other addresses", "none", "another family", "not of the front any more", "nothing of interest"],
+    )
+    def test_it_follows(self, change: Obj, expected: list[str]) -> None:
+        world = without_selector(FRONT_SLICE)
+        had = world.objects[Side.HOST, ENDPOINT_SLICES].pop(Key(HOST, "vc-1"))
+        world.put(Side.HOST, ENDPOINT_SLICES, apply(had, change))
+        assert told(world.decide(ENDPOINTS, N1)) == expected
+        world.settle(ENDPOINTS, N1)
+
+    def test_it_goes_when_the_front_has_a_selector_and_with_the_node(self) -> None:
+        world = without_selector(FRONT_SLICE)
+        front = world.objects[Side.HOST, SERVICES].pop(Key(HOST, "vc"))
+        world.put(Side.HOST, SERVICES, apply(front, {"spec": {"selector": {"app": "vcluster"}}}))
+        assert told(world.decide(ENDPOINTS, N1)) == [DELETED_SLICE]
+        del world.objects[Side.VIRTUAL, NODES][N1]
+        assert told(world.decide(ENDPOINTS, N1)) == [f"{DELETED_SLICE} unexplained"]
+
+    def test_a_strangers_is_left_alone(self) -> None:
+        world = without_selector(FRONT_SLICE)
+        had = world.objects[Side.HOST, ENDPOINT_SLICES].pop(SERVICE)
+        world.put(Side.HOST, ENDPOINT_SLICES, apply(had, {"metadata": {"annotations": None}}))
+        assert told(world.decide(ENDPOINTS, N1)) == [CREATED], "which the host refuses"
+
+    def test_what_is_kept_in_memory(self) -> None:
+        world = without_selector(FRONT_SLICE)
+        (watch,) = (watch for watch in ENDPOINTS.watches if watch.slim is not None)
+        assert watch.slim is not None
+        view = world.view()
+        assert watch.slim(copied(world), view) is not None
+        assert watch.slim(FRONT_SLICE, view) is not None
+        assert watch.slim(apply(FRONT_SLICE, {"metadata": {"labels": {"kubernetes.io/service-name": "x"}}}), view) is None
+        of_front = ENDPOINTS.wakes[1].keys
+        assert list(of_front(FRONT_SLICE, view)) == [N1]
+        assert list(of_front(copied(world), view)) == []

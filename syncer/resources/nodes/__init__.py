@@ -14,6 +14,7 @@ from __future__ import annotations
 from syncer.kube.types import NODES, PODS, SERVICES, Key, Ref, Side, key_of
 from syncer.resources.nodes import made_up, real
 from syncer.resources.nodes.kubelet import node_at, services_spec
+from syncer.resources.nodes.kubelet_endpoints import endpoints_spec
 from syncer.resources.nodes.leases import INDEXES, WATCH
 from syncer.resources.nodes.needed import BY_NODE, BY_NODE_AND_IMAGE, IMAGE_IN_USE, USED_OR_NOT
 from syncer.sync.spec import Right, Scope, SyncSpec, Wake, Watch
@@ -68,3 +69,5 @@ REAL = SyncSpec(
 )
 SERVICES_OF_MADE_UP = services_spec("fake-node-services", MADE_UP.name)
 SERVICES_OF_REAL = services_spec("node-services", REAL.name)
+ENDPOINTS_OF_MADE_UP = endpoints_spec("fake-node-endpoints", MADE_UP.name)
+ENDPOINTS_OF_REAL = endpoints_spec("node-endpoints", REAL.name)

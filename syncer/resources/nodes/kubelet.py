@@ -1,7 +1,7 @@
 """Where the kubelet of a virtual Node is: at the proxy, and at a host Service of its own that leads there.
 
 The Service belongs to the Node's name: a Node that is made anew has the address of the one before it. Whatever the Service in front
-of the proxy selects, it selects too. What is behind one without a selector, `endpoints` copies.
+of the proxy selects, it selects too. What is behind one without a selector, `kubelet_endpoints` copies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def node_at(service: Obj, view: View) -> list[Key]:
 def decide(pair: Pair, view: View) -> list[Intent]:
     """What the host Service (`pair.host`) for a Node (`pair.virtual`) needs now."""
     node, service = pair.virtual, pair.host
-    if node is None or not _is_wanted(node, view):
+    if node is None or not is_wanted(node, view):
         why = "the virtual Node is gone" if node is None else "nobody is to find a kubelet there"
         return _delete(service, why, unexplained=node is None)
     if is_deleting(node):
@@ -54,7 +54,8 @@ def decide(pair: Pair, view: View) -> list[Intent]:
     return [Patch(Side.HOST, SERVICES, key_of(service), uid_of(service), patch)] if patch else []
 
 
-def _is_wanted(node: Obj, view: View) -> bool:
+def is_wanted(node: Obj, view: View) -> bool:
+    """Whether there is to be an address for the kubelet of a Node."""
     ours = annotations_of(node).get(LABEL_MANAGED_BY) == view.names.suffix
     return ours and view.policy.fake_kubelets and bool(view.policy.kubelet_port)
 
@@ -69,11 +70,17 @@ def _by_cluster(node: Obj) -> list[str]:
     return [name] if (name := annotations_of(node).get(LABEL_MANAGED_BY)) else []
 
 
-_INDEXES: Indexes = {(Side.VIRTUAL, NODES): {_OURS: _by_cluster}}
+NODES_BY_CLUSTER: Indexes = {(Side.VIRTUAL, NODES): {_OURS: _by_cluster}}
 
 
-def _when_in_front(service: Obj, view: View) -> list[Key]:
-    return view.find(Side.VIRTUAL, NODES, _OURS, view.names.suffix) if key_of(service).name == view.policy.service_name else []
+def our_nodes(view: View) -> list[Key]:
+    """Nodes of this virtual cluster that we made, by `NODES_BY_CLUSTER`."""
+    return view.find(Side.VIRTUAL, NODES, _OURS, view.names.suffix)
+
+
+def when_in_front(service: Obj, view: View) -> list[Key]:
+    """All of them for the Service in front of the proxy."""
+    return our_nodes(view) if key_of(service).name == view.policy.service_name else []
 
 
 def services_spec(name: str, part_of: str) -> SyncSpec:
@@ -87,8 +94,8 @@ def services_spec(name: str, part_of: str) -> SyncSpec:
         virtual_ref=lambda key: Ref(Side.VIRTUAL, NODES, key),
         host_ref=lambda names, key: Ref(Side.HOST, SERVICES, names.node_service(key.name)),
         virtual_key=lambda host, view: next(iter(node_at(host, view)), None),
-        wakes=(Wake(Side.HOST, SERVICES, _when_in_front),),
-        indexes=_INDEXES,
+        wakes=(Wake(Side.HOST, SERVICES, when_in_front),),
+        indexes=NODES_BY_CLUSTER,
         host_rights=(Right(group="", resource="services", verbs=("get", "list", "watch", "create", "patch", "delete")),),
         dispensable=True,
     )
