@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 
 class Kubelet:
-    """The kubelet of `node` as the front door of `daemon` answers for it, asked with the administrator's certificate or a `token`."""
+    """The kubelet of `node` as the front door of `daemon` answers for it, asked with the administrator's certificate or a `token`.
 
-    def __init__(self, daemon: Daemon, node: str, token: str = "") -> None:
+    With `front` the door is called by its own name, so that what answers is the API.
+    """
+
+    def __init__(self, daemon: Daemon, node: str, token: str = "", *, front: bool = False) -> None:
         tls = daemon.virtual.tls
         self._daemon = daemon
-        self._name = host_name(node)
+        self._name = "localhost" if front else host_name(node)
         self._headers = {"Host": f"{self._name}:10250", **({"Authorization": f"Bearer {token}"} if token else {})}
         self._context = ssl.create_default_context(cafile=str(tls / "server-ca.crt"))
         if not token:
