@@ -24,7 +24,7 @@ from syncer.proxy.requests import RequestInfo, is_clear, parse
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from syncer.kube.config import Cluster
     from syncer.proxy.relay import Relay
@@ -145,22 +145,16 @@ class ProxyServer:
         began, lasts, code = loop.time(), False, 499  # nginx' word for a client that did not wait
         info = parse(request.method, request.raw_path)
         verb, resource = info.verb, info.kind or "path"
+
+        async def answer_it() -> web.StreamResponse:
+            nonlocal lasts
+            call = self._call(request, info)
+            if lasts := call.lasts:
+                self._observer.proxy_lasting(verb, resource, 1)
+            return await self._answer(call)
+
         try:
-            try:
-                call = self._call(request, info)
-                if lasts := call.lasts:
-                    self._observer.proxy_lasting(verb, resource, 1)
-                answer = await self._answer(call)
-            except ApiError as error:
-                answer = _failure(error)
-            except NETWORK_ERRORS as error:
-                log.warning("proxy.unreachable", verb=verb, path=info.path, error=str(error) or type(error).__name__)
-                answer = _failure(
-                    ApiError(503, "ServiceUnavailable", "an API server behind this one cannot be reached right now; try again")
-                )
-            except Exception as error:  # a bug: the client gets an answer all the same, and the log the traceback
-                log.exception("proxy.bug", verb=verb, path=info.path, exc_info=error)
-                answer = _failure(ApiError(500, "InternalError", "the proxy made a mistake, which its log tells more about"))
+            answer = await answered(answer_it(), info)
             code = answer.status
             return answer
         finally:
@@ -208,6 +202,20 @@ def virtual_headers(call: Call) -> CIMultiDict[str]:
         known = headers.popall("X-Forwarded-For", [])
         headers["X-Forwarded-For"] = ", ".join([*known, request.remote])
     return headers
+
+
+async def answered(answer: Awaitable[web.StreamResponse], info: RequestInfo) -> web.StreamResponse:
+    """The answer to a request, or the Status that tells why there is none."""
+    try:
+        return await answer
+    except ApiError as error:
+        return _failure(error)
+    except NETWORK_ERRORS as error:
+        log.warning("proxy.unreachable", verb=info.verb, path=info.path, error=str(error) or type(error).__name__)
+        return _failure(ApiError(503, "ServiceUnavailable", "an API server behind this one cannot be reached right now; try again"))
+    except Exception as error:  # a bug: the client gets an answer all the same, and the log the traceback
+        log.exception("proxy.bug", verb=info.verb, path=info.path, exc_info=error)
+        return _failure(ApiError(500, "InternalError", "the proxy made a mistake, which its log tells more about"))
 
 
 def _failure(error: ApiError) -> web.Response:
