@@ -269,11 +269,12 @@ class TestConnecting:
                 assert await it.get(f"{WEB}/{subresource}", method=method) == (400, EVERYTHING)
             assert it.upstream.seen == []
 
-    @pytest.mark.parametrize("protocol", ["h2c", "websocket, SPDY/3.1", "TLS/1.0"])
+    @pytest.mark.parametrize("protocol", ["websocket, SPDY/3.1", "TLS/1.0"])
     async def test_other_protocols(self, protocol: str) -> None:
         async with bench() as it:
             assert await it.get(f"{WEB}/exec", headers={**SPDY, "Upgrade": protocol}, method="POST") == (400, EVERYTHING)
             assert await it.get(f"{WEB}/log", headers={**SPDY, "Upgrade": protocol}) == (400, EVERYTHING)
+            assert await it.get(f"{WEB}/log", headers=SPDY) == (400, EVERYTHING)
             assert it.bare.seen == it.upstream.seen == []
 
     async def test_a_body_beside_an_upgrade(self) -> None:
@@ -426,6 +427,7 @@ class TestNotOurs:
             ("PUT", f"{WEB}/attach"),
             ("POST", f"{WEB}/log"),
             ("GET", f"{WEB}/exec/x"),
+            ("GET", f"{WEB}/log/x"),
             ("GET", f"{WEB}/proxy/"),
             ("GET", "/api/v1/pods/web/exec"),
             ("GET", "/api/v2/namespaces/default/pods/web/exec"),
@@ -575,7 +577,7 @@ def test_containers_that_are_chosen() -> None:
 
 
 def test_headers_for_the_host() -> None:
-    caller = caller_of(CIMultiDict({"Authorization": "Bearer x"}), None, None)
+    caller = caller_of(CIMultiDict({"Authorization": "Bearer x"}), None, 0.0)
     assert caller.credentials["Authorization"] == "Bearer x"
     assert "Authorization" not in host_headers(caller.credentials)
 
