@@ -1,4 +1,4 @@
-"""Asks the kubelet of a virtual Node, as a monitoring agent does: by the Node's host name, at the front door."""
+"""Asks the kubelet of a virtual Node, as a monitoring agent does: by the Node's host name or address, at the front door."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Kubelet:
     """The kubelet of `node` as the front door of `daemon` answers for it, asked with the administrator's certificate or a `token`.
 
-    With `front` the door is called by its own name, so that what answers is the API.
+    It is called by its host name unless it is `called` otherwise.
     """
 
-    def __init__(self, daemon: Daemon, node: str, token: str = "", *, front: bool = False) -> None:
+    def __init__(self, daemon: Daemon, node: str, token: str = "", *, called: str = "") -> None:
         tls = daemon.virtual.tls
         self._daemon = daemon
-        self._name = "localhost" if front else host_name(node)
+        self._name = called or host_name(node)
         self._headers = {"Host": f"{self._name}:10250", **({"Authorization": f"Bearer {token}"} if token else {})}
         self._context = ssl.create_default_context(cafile=str(tls / "server-ca.crt"))
         if not token:
@@ -34,7 +34,7 @@ class Kubelet:
 
     @contextmanager
     def asked(self, path: str, method: str = "GET") -> Iterator[http.client.HTTPResponse]:
-        """Its answer, to be read; its certificate is checked for the node's host name."""
+        """Its answer, to be read; its certificate is checked for what it is called."""
         connection = http.client.HTTPSConnection(self._name, timeout=60)
         plain = socket.create_connection(("127.0.0.1", self._daemon.proxy_port), 60)
         connection.sock = self._context.wrap_socket(plain, server_hostname=self._name)

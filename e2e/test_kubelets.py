@@ -107,6 +107,14 @@ def test_each_node_has_an_address_of_its_own(daemon: Daemon) -> None:
     )
 
 
+def test_it_is_asked_at_its_address(daemon: Daemon) -> None:
+    node = node_of(daemon)
+    wait_until(lambda: "InternalIP" in addresses(daemon.virtual, node), "the node has an address", 30)
+    called = Kubelet(daemon, node, called=addresses(daemon.virtual, node)["InternalIP"])
+    wait_until(lambda: called.get("/pods")[0] == 200, "the certificate is for the address as well")
+    assert [item["metadata"]["name"] for item in called.json("/pods")["items"]] == ["web"]
+
+
 def test_pods_are_told_to_whoever_may_ask(daemon: Daemon) -> None:
     virtual, node = daemon.virtual, node_of(daemon)
     agent = Kubelet(daemon, node, token(virtual, "agent", "pods"))

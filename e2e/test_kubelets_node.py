@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from e2e.guestbook import is_ready
+from e2e.guestbook import host_pod_name, in_pod, is_ready
 from e2e.kubelets import Kubelet
 from e2e.lab.api import wait_until
 from e2e.lab.images import BUSYBOX
@@ -143,7 +143,7 @@ def test_pods_and_health(tenants: tuple[Daemon, Daemon]) -> None:
 def test_through_the_api_it_is_the_same(tenants: tuple[Daemon, Daemon]) -> None:
     mine, _ = tenants
     (node,) = mine.virtual.api.get("/api/v1/nodes")["items"]
-    api = Kubelet(mine, node["metadata"]["name"], front=True)
+    api = Kubelet(mine, node["metadata"]["name"], called="localhost")
     path = f"/api/v1/nodes/{node['metadata']['name']}/proxy"
     assert {pod["podRef"]["name"] for pod in api.json(f"{path}/stats/summary")["pods"]} == {"mine"}
     status, text = api.get(f"{path}/containerLogs/default/mine/main-mine?tailLines=1")
@@ -151,6 +151,15 @@ def test_through_the_api_it_is_the_same(tenants: tuple[Daemon, Daemon]) -> None:
     for refused in ("/logs/", "/run/default/mine/main-mine", "/configz", "/containerLogs/default/theirs/main-theirs", "/metrics/other"):
         assert api.get(f"{path}{refused}")[0] in (403, 404)
     assert api.get(path.replace("/proxy", ":10255/proxy/pods"))[0] == 403
+
+
+def test_pods_reach_it_at_its_address(real_node: HostCluster, tenants: tuple[Daemon, Daemon]) -> None:
+    for daemon, name in zip(tenants, ("mine", "theirs"), strict=True):
+        (node,) = daemon.virtual.api.get("/api/v1/nodes")["items"]
+        (address,) = (item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
+        pod = host_pod_name(daemon.virtual, name, "default")
+        knock = ("sh", "-c", f"nc -w 5 {address} 10250 </dev/null && echo open")
+        assert in_pod(real_node, "crowd", pod, *knock) == "open\n"
 
 
 def test_logs_come_as_they_are_written(tenants: tuple[Daemon, Daemon]) -> None:

@@ -13,7 +13,6 @@ from syncer.kube.types import ENDPOINT_SLICES, NODES, SERVICES, Obj, annotations
 from syncer.naming import (
     ANNOTATION_KIND,
     ANNOTATION_NAME,
-    ANNOTATION_NAMESPACE,
     ANNOTATION_UID,
     DOMAIN,
     LABEL_MANAGED_BY,
@@ -53,7 +52,7 @@ def node_of(names: Names, host: Obj) -> str | None:
     """The Node whose kubelet a host Service, or its EndpointSlice, provably leads to; None if it is none of this virtual cluster's."""
     annotations, labels = annotations_of(host), labels_of(host)
     node = annotations.get(ANNOTATION_NAME)
-    if not node or annotations.get(ANNOTATION_KIND) != _KIND or ANNOTATION_NAMESPACE in annotations:
+    if not node or annotations.get(ANNOTATION_KIND) != _KIND:
         return None
     if labels.get(LABEL_MANAGED_BY) != names.suffix or labels.get(BELONGS_TO) != names.suffix:
         return None

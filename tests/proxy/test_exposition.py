@@ -100,6 +100,7 @@ LINES: list[tuple[str, str, str]] = [
         'kubelet_volume_stats_used_bytes{namespace="team-17",persistentvolumeclaim="web-scratch-x-shop-x-blue"} 5',
         'kubelet_volume_stats_used_bytes{namespace="shop",persistentvolumeclaim="web-scratch"} 5',
     ),
+    ("a claim, and more", 'kubelet_volume_x{namespace="team-17",node="n",persistentvolumeclaim="data-x-shop-x-blue"} 5', ""),
     ("another's claim", 'kubelet_volume_stats_used_bytes{namespace="team-17",persistentvolumeclaim="data-x-shop-x-red"} 5', ""),
     ("the node", "node_cpu_usage_seconds_total 12.5 1700000000000", "node_cpu_usage_seconds_total 12.5 1700000000000"),
     ("the machine", 'machine_memory_bytes{boot_id="b",machine_id="m",system_uuid="s"} 9', "machine_memory_bytes 9"),

@@ -187,6 +187,15 @@ def test_it_goes_with_the_node() -> None:
     assert isinstance(world.log[-1], Delete)
 
 
+def test_the_address_of_a_strangers_service_is_not_shown() -> None:
+    world = world_of(nodes.MADE_UP)
+    settle(world, nodes.MADE_UP)
+    had = world.objects[Side.HOST, SERVICES].pop(SERVICE)
+    world.put(Side.HOST, SERVICES, apply(had, {"metadata": {"annotations": None}}))
+    world.settle(nodes.MADE_UP, N1)
+    assert [item["type"] for item in status(world)["addresses"]] == ["Hostname"]
+
+
 def test_wakes() -> None:
     """A Service of a node has the Node decided; the Service in front has all Services of nodes decided."""
     world = world_of(nodes.MADE_UP)
