@@ -156,16 +156,21 @@ def _listen(address: Address) -> list[socket.socket]:
     """Sockets that listen there; for no host at both IP families."""
     host = address.host or None
     family = socket.AF_INET if host is None and not address.port else socket.AF_UNSPEC  # some free port would be two
-    found = []
-    for kind, _, protocol, _, place in socket.getaddrinfo(host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE):
-        listening = socket.socket(kind, socket.SOCK_STREAM, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if kind == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(place)
-        listening.listen(_BACKLOG)
-        listening.setblocking(False)
-        found.append(listening)
+    found: list[socket.socket] = []
+    try:
+        for kind, _, protocol, _, place in socket.getaddrinfo(host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE):
+            listening = socket.socket(kind, socket.SOCK_STREAM, protocol)
+            found.append(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if kind == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(place)
+            listening.listen(_BACKLOG)
+            listening.setblocking(False)
+    except OSError:
+        for listening in found:
+            listening.close()
+        raise
     return found
 
 
