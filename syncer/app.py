@@ -25,11 +25,14 @@ from syncer.kube.config import load_cluster
 from syncer.kube.types import SERVICES, Key, Side
 from syncer.metrics import Measure, Metrics, Reading
 from syncer.naming import Names
+from syncer.proxy.aggregation import Aggregation
 from syncer.proxy.allocation import HostAllocator
 from syncer.proxy.certificates import SharedAuthority
 from syncer.proxy.door import FrontDoor
 from syncer.proxy.health import Check, HealthServer
 from syncer.proxy.installation import Installation
+from syncer.proxy.metrics_api import MetricsApi
+from syncer.proxy.usage import features
 from syncer.runtime.leader import Elector
 from syncer.runtime.patience import AGAIN, insist
 from syncer.sync.extent import Extent, ask_extent
@@ -101,6 +104,7 @@ class App:
         self._admission: Installation | None = None
         self._elector: Elector | None = None
         self._door: FrontDoor | None = None
+        self._aggregation: Aggregation | None = None
 
     async def run(self) -> None:
         """Everything, until cancelled."""
@@ -125,6 +129,8 @@ class App:
                 if any(spec.kind == SERVICES for spec in self._wanted):
                     self._admission = self._admit_services(clients, fence)
                     tasks.create_task(self._admission.run(), name="admission")
+                self._aggregation = self._aggregate(clients)
+                tasks.create_task(self._aggregation.run(), name="metrics.k8s.io")
                 if not settings.leader_elect:
                     await self._lead(clients, fence)
                     return
@@ -160,6 +166,8 @@ class App:
             checks.append(Check("admission", not self._admission.problem, self._admission.problem))
         if self._door is not None:
             checks.append(Check("proxy", not self._door.problem, self._door.problem))
+        if self._aggregation is not None and self._aggregation.problem:
+            checks.append(Check("metrics.k8s.io", ok=True, reason=self._aggregation.problem))
         if self._work is not None:
             checks += self._work.checks()
         return checks
@@ -225,6 +233,7 @@ class App:
             election=settings.leader_elect,
             named=frozenset(settings.sync),
             unwanted=resources.unwanted(self._wanted),
+            features=features(metrics=settings.proxy_metrics_server),
         )
 
     async def _open_fence(self, clients: Mapping[Side, Client], recorder: Recorder) -> Fence:
@@ -291,6 +300,14 @@ class App:
             port=settings.webhook_port,
             leads=lambda: self._leads,
         )
+
+    def _aggregate(self, clients: Mapping[Side, Client]) -> Aggregation:
+        """What serves metrics.k8s.io, or removes what has served it."""
+        settings = self._settings
+        api = (
+            MetricsApi(names=self._names, virtual=clients[Side.VIRTUAL], host=clients[Side.HOST]) if settings.proxy_metrics_server else None
+        )
+        return Aggregation(settings, clients, api, leads=lambda: self._leads, observer=self._metrics)
 
     def _open_door(self, clients: Mapping[Side, Client]) -> FrontDoor:
         """What clients of the virtual cluster connect to. It needs no leadership: every replica has one."""

@@ -66,7 +66,6 @@ _NO_HOST_PATHS = "host paths are passed on as they are"
 _NO_SERVICE_MAPS = "services are not mapped between the clusters yet"
 _NO_PSS = "label the host namespace pod-security.kubernetes.io/enforce instead, and the host refuses such pods"
 _NO_MULTI = "all of a virtual cluster is synced into one host namespace"
-_NO_METRICS_API = "metrics.k8s.io is not served yet"
 _NO_PLUGINS = "there are no plugins"
 _NO_CONTROL_PLANE = "the syncer starts no control plane and deploys nothing into it"
 _METRICS = "the metrics of both sides are at /metrics of --health-bind-address"
@@ -97,7 +96,6 @@ FLAGS: Mapping[str, Classic] = {
     "rewrite-host-paths": Classic(_NO_HOST_PATHS, _FALSE),
     "multi-namespace-mode": Classic(_NO_MULTI, _FALSE),
     "namespace-labels": Classic(_NO_MULTI),
-    "proxy-metrics-server": Classic(_NO_METRICS_API, _FALSE),
     "plugins": Classic(_NO_PLUGINS),
     "plugin-address": Classic(_NO_PLUGINS),
     "plugin-listen-address": Classic(_NO_PLUGINS),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from syncer.settings import Flag
 
 _RELEASE_FLAGS = ("name", "target-namespace", "host-kube-config")
-_RIGHTS_FLAGS = (*_RELEASE_FLAGS, "sync", "disable-sync-resources", "leader-elect")
+_RIGHTS_FLAGS = (*_RELEASE_FLAGS, "sync", "disable-sync-resources", "leader-elect", "proxy-metrics-server")
 _EPILOG = """\
 Write --flag=value or --flag value; a list with commas, or by repeating the flag; a switch without a value means true.
 Durations are 15s, 1m30s, or a number of seconds. The environment variable in brackets does the same as its flag, which

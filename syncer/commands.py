@@ -12,6 +12,7 @@ from syncer.errors import ConfigError, NotFound
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
 from syncer.kube.types import CONFIGMAPS, Obj, Side
+from syncer.proxy.usage import features
 from syncer.sync.extent import Extent, ask_extent
 from syncer.sync.fence import RELEASE_DELETIONS, owner_key
 from syncer.sync.rights import needed_rights, rules
@@ -50,13 +51,18 @@ async def rights(settings: Settings) -> tuple[str, bool]:
             election=settings.leader_elect,
             named=frozenset(settings.sync),
             unwanted=resources.unwanted(specs),
+            features=features(metrics=settings.proxy_metrics_server),
         )
     return "\n".join([*table(extent), *(f"cannot run: {wait}" for wait in extent.waits)]), not extent.waits
 
 
 def roles(settings: Settings) -> str:
     """The Role, and where something cluster-scoped is needed the ClusterRole, to bind to the syncer's service account: as YAML."""
-    needed = needed_rights(resources.chosen(settings.enabled(resources.known())), election=settings.leader_elect)
+    needed = needed_rights(
+        resources.chosen(settings.enabled(resources.known())),
+        election=settings.leader_elect,
+        features=features(metrics=settings.proxy_metrics_server),
+    )
     name = f"vc-{settings.name}"
     objects: list[Obj] = [
         {

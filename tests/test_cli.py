@@ -157,6 +157,13 @@ class TestRights:
         assert run("rights", "--yaml", "--target-namespace=team", "--sync=-pods") == 0
         less = next(yaml.safe_load_all(capsys.readouterr().out))
         assert "pods/ephemeralcontainers" not in str(less)
+        assert "metrics.k8s.io" not in str(role), "it is not asked for"
+
+    def test_yaml_of_what_a_flag_asks_for(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("rights", "--yaml", "--target-namespace=team", "--proxy-metrics-server") == 0
+        for role, plural in zip(yaml.safe_load_all(capsys.readouterr().out), ("pods", "nodes"), strict=True):
+            (rule,) = [rule for rule in role["rules"] if rule["apiGroups"] == ["metrics.k8s.io"]]
+            assert (rule["resources"], rule["verbs"]) == ([plural], ["get", "list"])
 
 
 class TestReleaseDeletions:
