@@ -26,9 +26,9 @@ def deployment() -> dict[str, Any]:
 
 
 def objects(daemon: Daemon) -> dict[str, str]:
-    """UID by kind and name of everything on the host that belongs to the tenant."""
+    """UID by kind and name of everything on the host that belongs to the tenant, but for Services of nodes: they come and go with pods."""
     api, namespace = daemon.virtual.host.api, daemon.virtual.host_namespace
-    selector = f"vcluster.loft.sh/managed-by={daemon.virtual.name}"
+    selector = f"vcluster.loft.sh/managed-by={daemon.virtual.name},vcluster.loft.sh/namespace"
     return {
         f"{plural}/{item['metadata']['name']}": item["metadata"]["uid"]
         for plural in ("pods", "services", "configmaps", "secrets")
