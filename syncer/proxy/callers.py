@@ -10,6 +10,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from hashlib import sha256
+from ssl import cert_time_to_seconds
 from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict
@@ -32,6 +33,16 @@ _CREDENTIAL_ID = "X-Remote-Extra-Authentication.kubernetes.io%2Fcredential-Id"
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom a client certificate names; `expires` is its end in epoch seconds."""
+
+    user: str
+    groups: tuple[str, ...]
+    credential_id: str
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """`user` and `groups` are those of a client certificate, "" where the virtual API server has to find out.
 
@@ -48,25 +59,39 @@ class Caller:
         return bool(self.user)
 
 
-def caller_of(headers: MultiMapping[str], certificate: Mapping[str, Any] | None, der: bytes | None) -> Caller:
-    """Who sends these headers over a connection with that peer certificate (as `ssl` decodes it, and in DER), if it has one.
+def caller_of(headers: MultiMapping[str], identity: Identity | None, now: float) -> Caller:
+    """Who sends these headers over a connection with that client certificate, if it has one.
 
-    Raises Unauthorized for a subject that no header can tell.
+    Raises Unauthorized for a certificate that has expired since the handshake, and for a subject that no header can tell as it is.
     """
     credentials: CIMultiDict[str] = CIMultiDict((name, value) for name, value in headers.items() if name.lower().startswith(IMPERSONATED))
-    user, groups = _subject(certificate) if certificate else ("", ())
-    if not user:
+    if identity is None:
         if token := headers.get("Authorization") or _subprotocol_token(headers):
             credentials["Authorization"] = token
         return Caller("", (), credentials)
-    if not all(text.isprintable() for text in (user, *groups)):
+    if identity.expires <= now:
+        raise Unauthorized(401, "Unauthorized", "the client certificate has expired")
+    if not all(text.isprintable() and text == text.strip() for text in (identity.user, *identity.groups)):
         raise Unauthorized(401, "Unauthorized", "the client certificate's subject has characters that cannot be passed on")
-    credentials["X-Remote-User"] = user
-    for group in groups:
+    credentials["X-Remote-User"] = identity.user
+    for group in identity.groups:
         credentials.add("X-Remote-Group", group)
-    if der:
-        credentials[_CREDENTIAL_ID] = f"X509SHA256={sha256(der).hexdigest()}"
-    return Caller(user, groups, credentials)
+    credentials[_CREDENTIAL_ID] = identity.credential_id
+    return Caller(identity.user, identity.groups, credentials)
+
+
+def identity_of(certificate: Mapping[str, Any], der: bytes) -> Identity | None:
+    """Whom a verified certificate (as `ssl` decodes it, and in DER) names: the rules of kube-apiserver's x509 authenticator.
+
+    The common name, of several the last one as Go reads them, is the user, and each organization a group. None for one without a
+    common name.
+    """
+    fields = [pair for part in certificate.get("subject", ()) for pair in part]
+    user = next((value for name, value in reversed(fields) if name == "commonName"), "")
+    if not user:
+        return None
+    groups = tuple(value for name, value in fields if name == "organizationName")
+    return Identity(user, groups, f"X509SHA256={sha256(der).hexdigest()}", cert_time_to_seconds(certificate["notAfter"]))
 
 
 def without_token(protocols: Iterable[str]) -> list[str]:
@@ -89,10 +114,3 @@ def _subprotocol_token(headers: MultiMapping[str]) -> str:
             except ValueError:
                 return ""
     return ""
-
-
-def _subject(certificate: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The common name is the user, each organization a group: the rule of kube-apiserver's x509 authenticator."""
-    fields = [pair for part in certificate.get("subject", ()) for pair in part]
-    user = next((value for name, value in fields if name == "commonName"), "")
-    return user, tuple(value for name, value in fields if name == "organizationName")

@@ -7,6 +7,8 @@ import socket
 import ssl
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -23,30 +25,56 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("syncer.proxy")
 
-HANDSHAKE_SECONDS = 10.0
-FIRST_SECONDS = 30.0
-"""How long the head of the first request may take, as for kube-apiserver (ReadHeaderTimeout, 32 s)."""
-IDLE_SECONDS = 90.0
-"""How long a connection may wait for its next request, head included, as for kube-apiserver."""
+HEAD_BYTES = 512 * 1024
+"""Most that a client may send while it is owed no answer: the head of a request, or what is left of a body that nobody wants."""
+
 _SWEEP_SECONDS = 1.0
 _BACKLOG = 1024
+_STALE_SECONDS = 1.0
+"""How long a handshake takes at most where nobody is malicious and the machine not busy."""
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that a connection may take."""
+
+    handshake: float = 10.0
+    first: float = 30.0
+    """The head of its first request, as for kube-apiserver (ReadHeaderTimeout, 32 s)."""
+    idle: float = 90.0
+    """Until the head of its next request is there, as for kube-apiserver."""
+
+
+USUAL = Patience()
 
 
 class Connections:
     """Listens at `address` with TLS while entered; every connection speaks a protocol that `server` makes.
 
-    At most `limit` connections are held: when there are more, the one that has been idle longest goes, and when none is idle the new one.
-    `context` is asked for with each connection. Entering raises ConfigError when the address cannot be used.
+    At most `limit` connections are held: when there are more, a handshake that makes no progress goes, then the connection that has been
+    idle longest, then any handshake, and when there is none the new one. `context` is asked for with each connection. Entering raises
+    ConfigError when the address cannot be used.
     """
 
-    def __init__(self, server: web.Server, address: Address, context: Callable[[], ssl.SSLContext], *, limit: int) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        address: Address,
+        context: Callable[[], ssl.SSLContext],
+        *,
+        limit: int,
+        patience: Patience = USUAL,
+    ) -> None:
         self._server = server
         self._address = address
         self._context = context
         self._limit = limit
+        self._patience = patience
         self._idle: OrderedDict[asyncio.BaseTransport, float] = OrderedDict()
         self._busy: set[asyncio.BaseTransport] = set()
-        self._starting: set[asyncio.Task[None]] = set()
+        self._starting: dict[asyncio.Task[None], float] = {}
+        """Handshakes and when they began, the oldest first."""
         self._sockets: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.turned_away = 0
@@ -89,6 +117,7 @@ class Connections:
         if transport is not None:
             self._busy.add(transport)
             self._idle.pop(transport, None)
+            _expect_head(transport, expected=False)
 
     def idle(self, transport: asyncio.BaseTransport | None) -> None:
         """The request there has been answered."""
@@ -96,7 +125,8 @@ class Connections:
             return
         self._busy.discard(transport)
         if not transport.is_closing():
-            self._idle[transport] = asyncio.get_running_loop().time() + IDLE_SECONDS
+            self._idle[transport] = asyncio.get_running_loop().time() + self._patience.idle
+            _expect_head(transport, expected=True)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -116,31 +146,42 @@ class Connections:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             task = asyncio.create_task(self._start(connection), name="proxy handshake")
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            self._starting[task] = loop.time()
+            task.add_done_callback(lambda done: self._starting.pop(done, None))
 
     def _has_room(self) -> bool:
         if self.count < self._limit:
+            return True
+        if self._give_up(asyncio.get_running_loop().time() - _STALE_SECONDS):
             return True
         while self._idle:
             transport, _ = self._idle.popitem(last=False)
             if not transport.is_closing():
                 _abort(transport)
                 return True
-        return False
+        return self._give_up(inf)
+
+    def _give_up(self, before: float) -> bool:
+        """Whether there was a handshake that began before then, and now is given up."""
+        oldest, began = next(iter(self._starting.items()), (None, inf))
+        if oldest is None or began >= before:
+            return False
+        del self._starting[oldest]
+        oldest.cancel()
+        return True
 
     async def _start(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with suppress(OSError, TimeoutError):  # of ssl among them: who does not get through the handshake is no client of ours
             transport, _ = await loop.connect_accepted_socket(
-                self._server,
+                lambda: _Bounded(self._server()),
                 connection,
                 ssl=self._context(),
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_handshake_timeout=self._patience.handshake,
                 ssl_shutdown_timeout=FLUSH_SECONDS,
             )
             if transport not in self._busy:  # its first request may have been quicker
-                self._idle.setdefault(transport, loop.time() + FIRST_SECONDS)
+                self._idle.setdefault(transport, loop.time() + self._patience.first)
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -150,6 +191,57 @@ class Connections:
             for transport in [transport for transport, until in self._idle.items() if until <= now or transport.is_closing()]:
                 del self._idle[transport]
                 _abort(transport)
+
+
+class _Bounded(asyncio.Protocol):
+    """Passes everything on to `handler`, which keeps a head until it is complete, but no more than HEAD_BYTES of one."""
+
+    def __init__(self, handler: asyncio.Protocol) -> None:
+        self._handler = handler
+        self._transport: asyncio.Transport | None = None
+        self._spare = HEAD_BYTES
+        self.waits = True
+
+    def expect_head(self, *, expected: bool) -> None:
+        """From now on what comes is a head, or it is not."""
+        self.waits = expected
+        self._spare = HEAD_BYTES
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._handler.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.waits:
+            self._spare -= len(data)
+            if self._spare < 0:
+                self._refuse()
+                return
+        self._handler.data_received(data)
+
+    def _refuse(self) -> None:
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._transport.write(_TOO_LONG)
+            self._transport.close()
+
+    def eof_received(self) -> bool | None:
+        return self._handler.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
+
+
+def _expect_head(transport: asyncio.BaseTransport, *, expected: bool) -> None:
+    if isinstance(transport, asyncio.Transport) and isinstance(protocol := transport.get_protocol(), _Bounded):
+        protocol.expect_head(expected=expected)
 
 
 def _listen(address: Address) -> list[socket.socket]:

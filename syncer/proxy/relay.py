@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -52,10 +53,14 @@ _ASK_SECONDS = 30.0
 
 
 class Relay:
-    """Connections to API servers on behalf of callers; an async context manager. `hide` takes the host out of texts of its API server."""
+    """Connections to API servers on behalf of callers; an async context manager. `hide` takes the host out of texts of its API server.
 
-    def __init__(self, *, hide: Callable[[str], str] = lambda text: text) -> None:
+    A body has to begin within `body_seconds`, and that of a request for an upgrade, which has none to speak of, to end.
+    """
+
+    def __init__(self, *, hide: Callable[[str], str] = lambda text: text, body_seconds: float = 30.0) -> None:
         self.tunnels = Tunnels()
+        self._body_seconds = body_seconds
         self._hide = hide
         self._session: aiohttp.ClientSession | None = None
         self._endless: set[aiohttp.ClientResponse] = set()
@@ -172,7 +177,7 @@ class Relay:
         sent["Host"] = url.authority
         sent["Connection"] = "Upgrade"
         sent["Upgrade"] = request.headers["Upgrade"]
-        body = await _whole_body(request)
+        body = await _whole_body(request, self._body_seconds)
         if body or request.method not in ("GET", "HEAD"):
             sent["Content-Length"] = str(len(body))
         peer = Peer(url.host, url.port, cluster.ssl, cluster.server_name)
@@ -198,11 +203,11 @@ class Relay:
         sent = CIMultiDict(headers)
         data = None
         if request.can_read_body:
-            data = request.content
             if (length := request.headers.get("Content-Length")) is not None:
                 sent["Content-Length"] = length
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            data = await _begun(request.content, self._body_seconds)
         async with self._session.request(
             request.method,
             URL(cluster.server + path, encoded=True),
@@ -213,6 +218,8 @@ class Relay:
             proxy=cluster.proxy,
             allow_redirects=False,
         ) as answer:
+            if answer.status < 200:
+                raise ApiError(502, "BadGateway", f"the {side} API server switches to another protocol without being asked")
             if side is Side.HOST and answer.status >= 300:
                 return _refused(answer.status, answer.headers, await _beginning(answer.content), hide)
             if side is Side.HOST:
@@ -272,15 +279,36 @@ async def _beginning(content: aiohttp.StreamReader) -> bytes:
 
 
 def is_upgrade(request: web.BaseRequest) -> bool:
-    """Whether the client asks to go on in another protocol."""
-    return "Upgrade" in request.headers and "upgrade" in request.headers.get("Connection", "").lower()
+    """Whether the client asks to go on in another protocol. HTTP/2 is none for that: RFC 9113 has TLS clients ask otherwise."""
+    headers = request.headers
+    return "Upgrade" in headers and "upgrade" in headers.get("Connection", "").lower() and headers["Upgrade"].lower() != "h2c"
 
 
-async def _whole_body(request: web.BaseRequest) -> bytes:
+async def _begun(content: aiohttp.StreamReader, seconds: float) -> AsyncIterator[bytes]:
+    """A body whose first bytes are there: until then nothing is sent, so no API server would ever lose its patience with the client."""
+    try:
+        async with asyncio.timeout(seconds):
+            first = await content.readany()
+    except TimeoutError:
+        raise ApiError(408, "Timeout", "the body of the request did not come") from None
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in content.iter_any():
+            yield chunk
+
+    return whole()
+
+
+async def _whole_body(request: web.BaseRequest, seconds: float) -> bytes:
     """The body of a request that asks for an upgrade: they have none, or hardly any."""
     body = b""
-    while request.can_read_body and (chunk := await request.content.readany()):
-        body += chunk
-        if len(body) > _UPGRADE_BODY:
-            raise ApiError(413, "RequestEntityTooLarge", "a request for an upgrade must not have a body of this size")
+    try:
+        async with asyncio.timeout(seconds):
+            while request.can_read_body and (chunk := await request.content.readany()):
+                body += chunk
+                if len(body) > _UPGRADE_BODY:
+                    raise ApiError(413, "RequestEntityTooLarge", "a request for an upgrade must not have a body of this size")
+    except TimeoutError:
+        raise ApiError(408, "Timeout", "the body of the request for an upgrade did not come") from None
     return body

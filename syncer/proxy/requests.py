@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote
 
 _VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _OF_NAMESPACE = frozenset({"status", "finalize"})
-_UNCLEAR = re.compile(r"%(?:2f|5c|00|25|2e)|[\\\x00-\x20\x7f]", re.IGNORECASE)
+_UNCLEAR = re.compile(r"%(?:2f|5c|00|25|2e)|[#\\\x00-\x20\x7f]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,22 @@ them answers is for the virtual API server. Failures of our own are answered as 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
+from weakref import WeakKeyDictionary
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
 from syncer.errors import NETWORK_ERRORS, ApiError
 from syncer.kube import codec
 from syncer.kube.types import Side
-from syncer.proxy.callers import ASSERTED, Caller, caller_of
-from syncer.proxy.connections import Connections
+from syncer.proxy.callers import ASSERTED, Caller, Identity, caller_of, identity_of
+from syncer.proxy.connections import USUAL, Connections, Patience
 from syncer.proxy.relay import HEADER_BYTES, HOP_BY_HOP, is_upgrade
 from syncer.proxy.requests import RequestInfo, is_clear, parse
 
@@ -34,6 +38,17 @@ log = structlog.get_logger("syncer.proxy")
 
 _DROPPED = HOP_BY_HOP | {"host", "content-length", "expect"}
 _NEVER = 365 * 86400.0
+_HEADERS = 1000
+"""Most headers of a request, each group to impersonate being one; their sum is bounded by `connections.HEAD_BYTES`."""
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not what aiohttp says of malformed requests: the offending line, be it a token's, at any rate that a stranger likes."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_http_log = logging.getLogger("syncer.proxy.http")
+_http_log.addFilter(_is_ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,8 @@ class VirtualServers:
 class ProxyServer:
     """Serves while entered. `routes` are asked in turn before the virtual API server is; `context` gives the TLS context of the moment.
 
-    At most `limit` connections are held. When it is left, requests have `drain` seconds to finish, but watches and tunnels end at once.
+    At most `limit` connections are held, and waited for as `patience` says. When it is left, requests have `drain` seconds to finish,
+    but watches and tunnels end at once. `wall` is epoch seconds.
     """
 
     def __init__(
@@ -105,24 +121,30 @@ class ProxyServer:
         observer: Observer,
         limit: int,
         drain: float = 0.0,
+        patience: Patience = USUAL,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._servers = servers
         self._relay = relay
         self._routes = routes
         self._observer = observer
         self._drain = drain
+        self._wall = wall
+        self._identities: WeakKeyDictionary[asyncio.BaseTransport, Identity | None] = WeakKeyDictionary()
         server = web.Server(
             self._serve,
             handler_cancellation=True,
             access_log=None,
+            logger=_http_log,
             auto_decompress=False,
             max_line_size=HEADER_BYTES,
             max_field_size=HEADER_BYTES,
+            max_headers=_HEADERS,
             keepalive_timeout=_NEVER,  # `connections` closes what idles
             lingering_time=1.0,
         )
         self._server = server
-        self.connections = Connections(server, address, context, limit=limit)
+        self.connections = Connections(server, address, context, limit=limit, patience=patience)
 
     async def __aenter__(self) -> Self:
         await self.connections.__aenter__()
@@ -164,14 +186,20 @@ class ProxyServer:
             self.connections.idle(transport)
 
     def _call(self, request: web.BaseRequest, info: RequestInfo) -> Call:
-        if not request.raw_path.startswith("/"):
-            raise ApiError(400, "BadRequest", "the request names another server than this one, or no path")
-        transport = request.transport
-        tls = transport.get_extra_info("ssl_object") if transport is not None else None
-        certificate, der = (tls.getpeercert(), tls.getpeercert(binary_form=True)) if tls is not None else (None, None)
-        caller = caller_of(request.headers, certificate, der)
+        _check(request)
+        caller = caller_of(request.headers, self._identity(request.transport), self._wall())
         host = (request.headers.get("Host") or "").rpartition("]")
         return Call(request, info, caller, host[0] + "]" if host[0] else host[2].partition(":")[0])
+
+    def _identity(self, transport: asyncio.BaseTransport | None) -> Identity | None:
+        """Of the client at the other end; one connection has one certificate."""
+        if transport is None:
+            return None
+        if transport not in self._identities:
+            tls = transport.get_extra_info("ssl_object")
+            certificate = tls.getpeercert() if tls is not None else None
+            self._identities[transport] = identity_of(certificate, tls.getpeercert(binary_form=True)) if certificate else None
+        return self._identities[transport]
 
     async def _answer(self, call: Call) -> web.StreamResponse:
         request = call.request
@@ -183,6 +211,27 @@ class ProxyServer:
         return await self._relay.pass_on(
             request, self._servers.of(call.caller), request.raw_path, headers, Side.VIRTUAL, endless=call.lasts
         )
+
+
+def _check(request: web.BaseRequest) -> None:
+    """Raise for what aiohttp lets pass and kube-apiserver would not, or what could not be passed on as it came."""
+    headers = request.headers
+    if not request.raw_path.startswith("/") or "#" in request.raw_path:
+        raise ApiError(400, "BadRequest", "the request names another server than this one, or no path")
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise ApiError(505, "HTTPVersionNotSupported", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if (coding := headers.get("Transfer-Encoding")) is not None and (coding.lower() != "chunked" or request.version == HttpVersion10):
+        raise ApiError(501, "NotImplemented", "the only transfer coding is chunked, in HTTP/1.1")
+    if not all(value.isascii() or _is_text(value) for value in headers.values()):
+        raise ApiError(400, "BadRequest", "a header has bytes that are not UTF-8")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # aiohttp would leave such bytes out, which makes another user or token of one
+        return False
+    return True
 
 
 def virtual_headers(call: Call) -> CIMultiDict[str]:

@@ -7,6 +7,7 @@ take the other is not asked for.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ FLUSH_SECONDS = 30.0
 """How long a side that has been closed may take to read what is still on its way to it."""
 
 _DIAL_SECONDS = 10.0
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+"""What no line of a head has, and what would look like the end of one to somebody else."""
 _ANSWER_SECONDS = 60.0
 """The host may have to start something first."""
 
@@ -89,7 +92,8 @@ class Tunnels:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 status, headers = await asking.answer
                 if status != 101:
-                    return Refusal(status, headers, await asking.body(headers))
+                    bodiless = request.method == "HEAD" or status in (204, 304)
+                    return Refusal(status, headers, b"" if bodiless else await asking.body(headers))
             await self._splice(request, upstream, asking)
         finally:
             upstream.close()
@@ -160,7 +164,7 @@ class _Asking(asyncio.Protocol):
         self._changed.set()
         if self.answer.done():
             return
-        if (end := self.received.find(b"\r\n\r\n")) >= 0:
+        if 0 <= (end := self.received.find(b"\r\n\r\n")) <= HEAD_BYTES:
             self._head = end + 4
             try:
                 self.answer.set_result(_parse_head(bytes(self.received[:end])))
@@ -176,17 +180,28 @@ class _Asking(asyncio.Protocol):
             self.answer.set_exception(exc or ConnectionResetError("the connection was closed before an answer came"))
 
     async def body(self, headers: CIMultiDict[str]) -> bytes:
-        """The body of an answer that is not 101, as far as BODY_BYTES."""
+        """The whole body of an answer that is not 101. Raises SyncerError for one beyond BODY_BYTES, and for half of one."""
         chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
-        length = int(headers.get("Content-Length", BODY_BYTES))
-        while True:
-            data = bytes(self.received[self._head :])
-            if chunked and (whole := _dechunked(data)) is not None:
-                return whole
-            if self.ended or len(data) >= BODY_BYTES or (not chunked and len(data) >= length):
-                return b"" if chunked else data[: min(length, BODY_BYTES)]
-            self._changed.clear()
-            await self._changed.wait()
+        try:
+            if len(headers.getall("Content-Length", [])) + ("Transfer-Encoding" in headers) > 1:
+                raise ValueError("two lengths")
+            length = None if chunked or "Content-Length" not in headers else int(headers["Content-Length"])
+            while True:
+                data = bytes(self.received[self._head :])
+                if chunked:
+                    whole = _dechunked(data)
+                elif length is None:
+                    whole = data if self.ended else None
+                else:
+                    whole = data[:length] if 0 <= length <= len(data) else None
+                if whole is not None and len(whole) <= BODY_BYTES:
+                    return whole
+                if self.ended or len(data) > BODY_BYTES or (length is not None and not 0 <= length <= BODY_BYTES):
+                    raise SyncerError(f"an answer that breaks off, or is longer than {BODY_BYTES} bytes")
+                self._changed.clear()
+                await self._changed.wait()
+        except ValueError as error:
+            raise SyncerError(f"an answer that is no HTTP: {error}") from None
 
 
 class _Pipe(asyncio.Protocol):
@@ -245,7 +260,8 @@ def _unless_closed(change: Callable[[], None]) -> None:
 def _parse_head(head: bytes) -> tuple[int, CIMultiDict[str]]:
     first, *lines = head.decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
-    if not version.startswith("HTTP/1."):
+    status = int(rest[:3])
+    if not version.startswith("HTTP/1.") or not (status == 101 or 200 <= status < 600) or _CONTROLS.search(head):
         raise ValueError(repr(first[:80]))
     headers: CIMultiDict[str] = CIMultiDict()
     for line in lines:
@@ -253,7 +269,7 @@ def _parse_head(head: bytes) -> tuple[int, CIMultiDict[str]]:
         if not colon or name != name.strip():
             raise ValueError(repr(line[:80]))
         headers.add(name, value.strip())
-    return int(rest[:3]), headers
+    return status, headers
 
 
 def _dechunked(data: bytes) -> bytes | None:

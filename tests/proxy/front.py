@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 import tempfile
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import aiohttp
 from aiohttp import web
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from syncer.kube.config import Cluster
+from syncer.proxy.connections import USUAL
 from syncer.proxy.relay import Relay
 from syncer.proxy.server import ProxyServer, VirtualServers
 from syncer.values import Address
@@ -28,7 +30,15 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
+    from syncer.proxy.connections import Patience
     from syncer.proxy.server import Route
+
+
+class Served(Protocol):
+    """An API server of a test."""
+
+    @property
+    def cluster(self) -> Cluster: ...
 
 
 class Authority:
@@ -117,6 +127,43 @@ class Upstream:
             self.open -= 1
 
 
+class Wire:
+    """An API server that keeps the bytes of each connection and answers each head with the same bytes, whatever they are."""
+
+    def __init__(self, answer: bytes = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}") -> None:
+        self.answer = answer
+        self.connections: list[bytearray] = []
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    @property
+    def cluster(self) -> Cluster:
+        return Cluster(f"http://127.0.0.1:{self.port}")
+
+    @property
+    def heads(self) -> list[list[bytes]]:
+        """The lines of all requests, those of later connections last."""
+        return [head.split(b"\r\n") for kept in self.connections for head in bytes(kept).split(b"\r\n\r\n")[:-1]]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kept, answered = bytearray(), 0
+        self.connections.append(kept)
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                kept += data
+                for _ in range(kept.count(b"\r\n\r\n") - answered):
+                    writer.write(self.answer)
+                    answered += 1
+        writer.close()
+
+
 class Seen:
     """What the front door reports."""
 
@@ -157,11 +204,19 @@ class Front:
 
 
 @asynccontextmanager
-async def front(vouched: Upstream, bare: Upstream, routes: Sequence[Route] = (), *, limit: int = 100) -> AsyncIterator[Front]:
+async def front(
+    vouched: Served,
+    bare: Served,
+    routes: Sequence[Route] = (),
+    *,
+    limit: int = 100,
+    patience: Patience = USUAL,
+    wall: Callable[[], float] = time.time,
+) -> AsyncIterator[Front]:
     """A front door before an API server that is reached in two ways."""
     context = await asyncio.to_thread(server_context)
     seen = Seen()
-    async with Relay() as relay:
+    async with Relay(body_seconds=patience.first) as relay:
         server = ProxyServer(
             Address("127.0.0.1", 0),
             VirtualServers(vouched.cluster, bare.cluster),
@@ -170,6 +225,8 @@ async def front(vouched: Upstream, bare: Upstream, routes: Sequence[Route] = (),
             context=lambda: context,
             observer=seen,
             limit=limit,
+            patience=patience,
+            wall=wall,
         )
         async with server:
             yield Front(server, relay, seen)

@@ -235,13 +235,14 @@ class TestAnswers:
         async def refuse(_request: web.BaseRequest) -> web.StreamResponse:
             return web.json_response({"kind": "Status", "code": 413}, status=413)
 
+        sent = 0
+
         async def body() -> AsyncIterator[bytes]:
             nonlocal sent
             for _ in range(16384):
                 sent += 65536
                 yield b"x" * 65536
 
-        sent = 0
         async with Upstream(refuse) as upstream, front(vouched, upstream) as door, door.client() as client:
             try:
                 async with client.post(PODS, data=body()) as answer:
