@@ -66,7 +66,8 @@ def _with_both(key: Key, virtual: Obj, host: Obj, view: View) -> list[Intent]:
         return [_delete(host, "a Service cannot gain or lose its address, so it is made anew"), _until_gone(host)]
     down = _down(wanted, host, view)
     if any("spec" in patch.body for patch in down):
-        return [*down]  # the host allocates or gives up addresses and ports as it takes that; the rest follows from its answer
+        # The host allocates or gives up addresses and ports as it takes that, so these follow from its answer. It may not take it.
+        return [*down, *_status_up(key, virtual, host, view)]
     if released is None and not services.has_foreign_address(virtual, host):
         return [*down, *_up(key, virtual, host, view)]
     return [*down, *_readdressed(key, virtual, host, view)]
@@ -82,10 +83,14 @@ def _down(virtual: Obj, host: Obj, view: View) -> list[Patch]:
     return [Patch(Side.HOST, SERVICES, key_of(host), uid_of(host), patch)] if patch else []
 
 
+def _status_up(key: Key, virtual: Obj, host: Obj, view: View) -> list[Intent]:
+    status = services.status_changes(view.names, virtual, host)
+    patch = Patch(Side.VIRTUAL, SERVICES, key, uid_of(virtual), {"status": status}, subresource="status", lane=Lane.STATUS)
+    return [patch] if status else []
+
+
 def _up(key: Key, virtual: Obj, host: Obj, view: View) -> list[Intent]:
-    intents: list[Intent] = []
-    if status := services.status_changes(view.names, virtual, host):
-        intents.append(Patch(Side.VIRTUAL, SERVICES, key, uid_of(virtual), {"status": status}, subresource="status", lane=Lane.STATUS))
+    intents = _status_up(key, virtual, host, view)
     patch: Obj = {}
     if spec := services.allocation_changes(virtual, host):
         patch["spec"] = spec

@@ -112,6 +112,12 @@ RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
     ),
     ("status taken away", {**LB, **BALANCED}, spec(type="LoadBalancer"), [f"patch virtual services {DB} status"]),
     ("Update backward status not needed", {**LB, **BALANCED}, {**LB, **BALANCED}, []),
+    (
+        "status, while the host has yet to take a change, or refuses it",
+        apply(LB, spec(selector={"app": "other"})),
+        {**LB, **BALANCED},
+        [*HOST_SPEC, f"patch virtual services {DB} status"],
+    ),
     ("no load balancer, no status", {}, BALANCED, []),
     ("Update backward spec with recreation: the address is the host's", {}, addressed("10.96.1.1"), READDRESS),
     ("its second address is not the host's", spec(clusterIPs=[IP, "fd00::1"]), {}, READDRESS),
