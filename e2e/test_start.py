@@ -146,7 +146,8 @@ def test_missing_rights_are_told_and_waited_for(virtual: VirtualCluster, make: M
     assert rows["pods"]["on"] is True
     assert "without pods/ephemeralcontainers: Role lacks patch" in str(rows["pods"]["why"])
     dispensable = {spec.name: (False, "warning") for spec in ALL if spec.dispensable and spec.default and not spec.part_of}
-    assert {name: (line["on"], line["level"]) for name, line in rows.items() if not line["on"]} == {**dispensable, "nodes": (False, "info")}
+    others_off = {"nodes": (False, "info"), "fake-node-endpoints": (False, "warning")}
+    assert {name: (line["on"], line["level"]) for name, line in rows.items() if not line["on"]} == {**dispensable, **others_off}
 
 
 def test_the_kubeconfig_of_the_virtual_cluster_may_come_later(virtual: VirtualCluster, make: MakeDaemon, tmp_path: Path) -> None:
