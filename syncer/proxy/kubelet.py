@@ -144,7 +144,11 @@ class Kubelets:
         return await self._containers.as_kubelet(replace(call, info=info), options, node=node, uid=about.uid)
 
     async def _metrics(self, call: Call, node: str, path: str) -> web.StreamResponse:
-        text = Exposition(await self._residents(node))
+        those = await self._residents(node)
+        if not those.pods:
+            # What is told of the node is what his pods see of it, and here are none.
+            return web.Response(body=b"", headers={"Content-Type": CONTENT_TYPE})
+        text = Exposition(those)
         response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         try:
             async with self._reading(node, path) as answer:
@@ -165,6 +169,8 @@ class Kubelets:
 
     async def _summary(self, call: Call, node: str) -> web.Response:
         those = await self._residents(node)
+        if not those.pods:
+            return _json(shown_summary({}, those))
         brief = call.request.query.get("only_cpu_and_memory") == "true"
         body = bytearray()
         async with self._reading(node, f"/stats/summary{'?only_cpu_and_memory=true' if brief else ''}") as answer:

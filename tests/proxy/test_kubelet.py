@@ -102,6 +102,7 @@ class Host:
 
     kubelet: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = its_metrics
     lists: bool = True
+    pods: list[Obj] = field(default_factory=lambda: [HOST_WEB])
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
@@ -117,7 +118,7 @@ class Host:
         if path == "/api/v1/namespaces/team-17/pods":
             assert request.query["fieldSelector"] == "spec.nodeName=n1"
             assert request.query["labelSelector"] == "vcluster.loft.sh/managed-by=blue"
-            return many([HOST_WEB])
+            return many(self.pods)
         if path == f"/api/v1/namespaces/team-17/pods/{HOST_NAME}":
             return web.json_response(HOST_WEB)
         if path == f"/api/v1/namespaces/team-17/pods/{HOST_NAME}/log":
@@ -298,6 +299,13 @@ class TestWhatIsServed:
 
         async with bench(host=Host(kubelet)) as it:
             assert await it.get("/stats/summary") == (502, "the kubelet's summary cannot be read")
+
+    async def test_where_no_pod_is_nothing_is_told(self) -> None:
+        """A tenant may make Nodes, and pods that name them, of whatever name the host's have."""
+        async with bench(host=Host(pods=[])) as it:
+            assert await it.get("/metrics") == (200, "")
+            assert await it.get("/stats/summary") == (200, '{"node":{"nodeName":"n1"},"pods":[]}')
+            assert not [path for _, path, _ in it.host.seen if path.startswith("/api/v1/nodes/")]
 
     async def test_pods(self) -> None:
         async with bench() as it:
