@@ -67,7 +67,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 _LISTS = frozenset({"command", "ports"})
 _CONNECTING = ("GET", "POST")
 _METHODS: Mapping[str, tuple[str, ...]] = {"log": ("GET",), "exec": _CONNECTING, "attach": _CONNECTING, "portforward": _CONNECTING}
-_PASSED = ("User-Agent", "X-Stream-Protocol-Version", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions")
+_PASSED = ("User-Agent", "X-Stream-Protocol-Version", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
 _NO_UPGRADE = "Upgrade request required"
 _MANAGER = "syncer"
 """Our name as the manager of fields, see Client.patch."""

@@ -15,6 +15,7 @@ from syncer.errors import NETWORK_ERRORS, ApiError, SyncerError, api_error
 from syncer.kube import codec
 from syncer.kube.answers import Answer, retry_after
 from syncer.kube.types import Side
+from syncer.proxy import errorchannel
 from syncer.proxy.tunnel import BODY_BYTES, Joined, Peer, Tunnels, answer_of, head_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from syncer.kube.config import Cluster
     from syncer.kube.types import Obj
+    from syncer.proxy.tunnel import Rewrite
 
 HOP_BY_HOP = frozenset(
     {
@@ -181,7 +183,13 @@ class Relay:
         if body or request.method not in ("GET", "HEAD"):
             sent["Content-Length"] = str(len(body))
         peer = Peer(url.host, url.port, cluster.ssl, cluster.server_name)
-        refusal = await self.tunnels.join(request, peer, head_of(request.method, url.raw_path.rstrip("/") + path, sent) + body)
+
+        def rewriting(answer: MultiMapping[str]) -> Rewrite | None:
+            told = side is Side.HOST and answer.get("Sec-WebSocket-Protocol") in errorchannel.PROTOCOLS
+            return errorchannel.ErrorChannel(hide).feed if told else None
+
+        head = head_of(request.method, url.raw_path.rstrip("/") + path, sent)
+        refusal = await self.tunnels.join(request, peer, head + body, rewriting=rewriting)
         if refusal is None:
             return Joined()
         if side is Side.HOST:

@@ -10,7 +10,7 @@ import asyncio
 import re
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from multidict import MultiMapping
+
+Rewrite: TypeAlias = "Callable[[bytes], bytes]"
 
 HEAD_BYTES = 65536
 """Longest head of an answer."""
@@ -69,11 +71,19 @@ class Tunnels:
         for pipe in list(self._open):
             pipe.end()
 
-    async def join(self, request: web.BaseRequest, peer: Peer, head: bytes) -> Refusal | None:
+    async def join(
+        self,
+        request: web.BaseRequest,
+        peer: Peer,
+        head: bytes,
+        *,
+        rewriting: Callable[[MultiMapping[str]], Rewrite | None] = lambda _: None,
+    ) -> Refusal | None:
         """Send `head` to the peer and, when that switches protocols, join both connections until one ends.
 
         Returns the answer when it does not, None after the tunnel's life. Raises OSError, TimeoutError or SyncerError when there
-        is no proper answer.
+        is no proper answer. By the headers of the answer `rewriting` tells what to make of the bytes that the peer sends after it,
+        which ends the tunnel by a ValueError.
         """
         asking = _Asking()
         loop = asyncio.get_running_loop()
@@ -94,12 +104,12 @@ class Tunnels:
                 if status != 101:
                     bodiless = request.method == "HEAD" or status in (204, 304)
                     return Refusal(status, headers, b"" if bodiless else await asking.body(headers))
-            await self._splice(request, upstream, asking)
+            await self._splice(request, upstream, asking, rewriting(headers))
         finally:
             upstream.close()
         return None
 
-    async def _splice(self, request: web.BaseRequest, upstream: asyncio.Transport, asking: _Asking) -> None:
+    async def _splice(self, request: web.BaseRequest, upstream: asyncio.Transport, asking: _Asking, rewrite: Rewrite | None) -> None:
         client = request.transport
         if client is None or client.is_closing():
             return
@@ -110,14 +120,15 @@ class Tunnels:
             gone.set_result(None)
             protocol.connection_lost(error)  # aiohttp counts its connections, and cancels the handler of one that is gone
 
-        down, up = _Pipe(client, lost), _Pipe(upstream)
+        down, up = _Pipe(client, lost), _Pipe(upstream, rewrite=rewrite)
         down.peer, up.peer = up, down
         client.set_protocol(down)
         upstream.set_protocol(up)
         self._open.add(down)
         try:
             client.resume_reading()  # aiohttp pauses it at a request that may be more than one
-            client.write(bytes(asking.received))
+            client.write(bytes(asking.received[: asking.head_length]))
+            up.data_received(bytes(asking.received[asking.head_length :]))
             if asking.ended:
                 client.close()
             await _end_of(gone)
@@ -156,7 +167,7 @@ class _Asking(asyncio.Protocol):
         self.received = bytearray()
         self.ended = False
         self.answer: asyncio.Future[tuple[int, CIMultiDict[str]]] = loop.create_future()
-        self._head = 0
+        self.head_length = 0
         self._changed = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
@@ -165,7 +176,7 @@ class _Asking(asyncio.Protocol):
         if self.answer.done():
             return
         if 0 <= (end := self.received.find(b"\r\n\r\n")) <= HEAD_BYTES:
-            self._head = end + 4
+            self.head_length = end + 4
             try:
                 self.answer.set_result(_parse_head(bytes(self.received[:end])))
             except ValueError as error:
@@ -187,7 +198,7 @@ class _Asking(asyncio.Protocol):
                 raise ValueError("two lengths")
             length = None if chunked or "Content-Length" not in headers else int(headers["Content-Length"])
             while True:
-                data = bytes(self.received[self._head :])
+                data = bytes(self.received[self.head_length :])
                 if chunked:
                     whole = _dechunked(data)
                 elif length is None:
@@ -209,9 +220,16 @@ class _Pipe(asyncio.Protocol):
 
     peer: _Pipe
 
-    def __init__(self, transport: asyncio.Transport, lost: Callable[[Exception | None], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        lost: Callable[[Exception | None], None] = lambda _: None,
+        *,
+        rewrite: Rewrite | None = None,
+    ) -> None:
         self._transport = transport
         self._lost = lost
+        self._rewrite = rewrite
 
     def end(self) -> None:
         """Close both halves."""
@@ -219,6 +237,12 @@ class _Pipe(asyncio.Protocol):
         self.peer._transport.close()  # noqa: SLF001  of the same class
 
     def data_received(self, data: bytes) -> None:
+        if self._rewrite is not None:
+            try:
+                data = self._rewrite(data)
+            except ValueError:
+                self.end()
+                return
         self.peer._transport.write(data)  # noqa: SLF001
 
     def pause_writing(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from multidict import CIMultiDict
@@ -469,6 +470,34 @@ class TestRefusalsOfTheHost:
                 assert not {"Warning", "Location"} & set(answer.headers)
                 message = (await answer.json())["message"].strip()
             assert message == 'container "main" in pod "web" (virtual-uid) of default at 10.96.0.77 is waiting: pod "web_default"'
+
+    async def test_are_so_after_an_upgrade_too(self) -> None:
+        async with (
+            bench() as it,
+            it.door.client() as client,
+            client.ws_connect(f"{WEB}/attach", protocols=("v5.channel.k8s.io",)) as socket,
+        ):
+            for text in (f"container main not found in pod {HOST_NAME}_team-17", "command terminated with exit code 7"):
+                await socket.send_bytes(b"\1" + text.encode())
+                assert (await socket.receive()).data == b"\1" + text.encode(), "an output is the tenant's own"
+                await socket.send_bytes(b"\3" + text.encode())
+                said = text.replace(HOST_NAME, "web").replace("team-17", "default")
+                assert (await socket.receive()).data == b"\3" + said.encode()
+
+    async def test_that_cannot_be_read_end_the_tunnel(self) -> None:
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+            await socket.prepare(request)
+            assert request.transport is not None
+            request.transport.write(b"\x02\x08\x03team-17")
+            await socket.receive()
+            return socket
+
+        async with bench(host=Host(answer=answer)) as it, it.door.client() as client:
+            async with client.ws_connect(f"{WEB}/attach", protocols=("v4.channel.k8s.io",)) as socket:
+                message = await socket.receive()
+                assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+            await wait(lambda: not it.relay.tunnels and it.upstream.open == 0)
 
     @pytest.mark.parametrize("subresource", ["exec", "log"])
     async def test_a_missing_right_is_told_in_words(self, subresource: str) -> None:
