@@ -10,11 +10,13 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 from weakref import WeakKeyDictionary
 
 import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
@@ -49,6 +51,14 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 _http_log = logging.getLogger("syncer.proxy.http")
 _http_log.addFilter(_is_ours)
+
+
+class _Request(web.BaseRequest):
+    """One whose answer does not say what we are made of. What a Service behind the virtual API server says of itself stays."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        if response.headers.get("Server") == SERVER_SOFTWARE:
+            del response.headers["Server"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +143,7 @@ class ProxyServer:
         self._identities: WeakKeyDictionary[asyncio.BaseTransport, Identity | None] = WeakKeyDictionary()
         server = web.Server(
             self._serve,
+            request_factory=partial(_Request, loop=asyncio.get_running_loop()),
             handler_cancellation=True,
             access_log=None,
             logger=_http_log,
@@ -278,7 +289,12 @@ def _failure(error: ApiError) -> web.Response:
         **({"details": {**error.details}} if error.details else {}),
         "code": error.status,
     }
-    answer = web.Response(status=error.status, body=codec.dumps(status), content_type="application/json")
+    answer = web.Response(
+        status=error.status,
+        body=codec.dumps(status) + b"\n",
+        content_type="application/json",
+        headers={"Cache-Control": "no-cache, private"},
+    )
     if error.retry_after is not None:
         answer.headers["Retry-After"] = str(int(error.retry_after))
     return answer

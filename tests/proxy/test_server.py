@@ -224,6 +224,17 @@ class TestAnswers:
             async with client.get(PODS) as answer:
                 assert answer.status == 304
 
+    async def test_say_nothing_of_what_answers(self, vouched: Upstream) -> None:
+        async def respond(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(body=b"", headers={"Server": "nginx"} if request.path.endswith("/proxy/") else {})
+
+        async with Upstream(respond) as upstream, front(vouched, upstream, [Never()]) as door, door.client() as client:
+            for path, said in (("/api/v1/nodes", None), ("/api/v1/secrets", None), ("/api/v1/namespaces/a/services/b/proxy/", "nginx")):
+                async with client.get(path) as answer:
+                    assert answer.headers.get("Server") == said
+        async with front(vouched, vouched) as door:
+            assert b"Server" not in await raw(door, b"GET / HTTP/1.1\r\nConnection: close\r\nbroken\r\n\r\n")
+
     async def test_none_at_all(self, vouched: Upstream) -> None:
         async with Upstream(hello) as upstream:
             pass
