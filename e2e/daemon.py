@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from e2e.errors import LabError
 from e2e.lab import process
 from e2e.lab.api import wait_until
+from syncer.proxy.usage import features
 from syncer.resources import ALL
 from syncer.sync.rights import needed_rights, rules
 
@@ -51,12 +52,14 @@ class Daemon:
         self._cluster_rights = cluster_rights
         self._health = virtual.lab.port(f"{name}/{virtual.name}/health")
         self._webhook = virtual.lab.port(f"{name}/{virtual.name}/webhook")
+        self._metrics = virtual.lab.port(f"{name}/{virtual.name}/metrics")
         self.proxy_port = virtual.front_port if name == "syncer" else virtual.lab.port(f"{name}/{virtual.name}/proxy")
 
     @functools.cached_property
     def host_kubeconfig(self) -> Path:
         """What it may do on the host. Granted once, so that it can be started while the host is down."""
-        virtual, needed = self.virtual, needed_rights(ALL, election=True)
+        virtual = self.virtual
+        needed = needed_rights(ALL, election=True, features=features(metrics="--proxy-metrics-server" in self._flags))
         cluster_rules = rules(needed, cluster=True) if self._cluster_rights else []
         return virtual.host.grant(virtual.host_namespace, f"syncer-{virtual.name}", rules(needed), cluster_rules)
 
@@ -74,6 +77,7 @@ class Daemon:
             f"--host-kube-config={self.host_kubeconfig}",
             f"--health-bind-address=127.0.0.1:{self._health}",
             f"--webhook-port={self._webhook}",
+            f"--metrics-server-port={self._metrics}",
             "--bind-address=127.0.0.1",
             f"--port={self.proxy_port}",
             *(f"--{flag}={virtual.tls / file}" for flag, file in _FILES.items()),

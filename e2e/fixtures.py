@@ -39,6 +39,7 @@ _NODE_BINARIES = (
     "agnhost",
     "traefik",
     "local-path-provisioner",
+    "metrics-server",
     "helm",
 )
 _VIRTUAL_BINARIES = ("kine", "kube-apiserver", "kube-controller-manager", "kubectl")

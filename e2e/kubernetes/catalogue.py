@@ -170,6 +170,7 @@ FOLDERS = (
     Folder(
         "local-path-provisioner", "github.com/rancher/local-path-provisioner", {"local-path-provisioner": ""}
     ),  # published as an image only
+    Folder("metrics-server", "sigs.k8s.io/metrics-server", {"metrics-server": "cmd/metrics-server"}),  # published as an image only
     Folder(
         "helm",
         "helm.sh/helm/v3",

@@ -186,7 +186,8 @@ class VirtualCluster(ControlPlane):
         return [*super()._server_names(), service, f"{service}.svc", self.service_address]
 
     def _apiserver_flags(self) -> Sequence[str]:
-        return ("--endpoint-reconciler-type=none",)
+        # k3s does not route to aggregated APIs by endpoints either, where it has no agents (--egress-selector-mode=disabled).
+        return ("--endpoint-reconciler-type=none", "--enable-aggregator-routing=false")
 
     def _controllers(self) -> str:
         return ",".join(["*", *(f"-{name}" for name in _K3S_LEAVES_OUT)])
