@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 from collections import OrderedDict
@@ -32,6 +33,9 @@ _SWEEP_SECONDS = 1.0
 _BACKLOG = 1024
 _STALE_SECONDS = 1.0
 """How long a handshake takes at most where nobody is malicious and the machine not busy."""
+_FILES_EACH = 2
+"""A client's connection and the one to an API server on its behalf."""
+_OTHER_FILES = 1024
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -90,6 +94,7 @@ class Connections:
         return len(self._server.connections) + len(self._starting)
 
     async def __aenter__(self) -> Self:
+        _allow_files(_FILES_EACH * self._limit)
         try:
             self._sockets = _listen(self._address)
         except OSError as error:
@@ -242,6 +247,17 @@ class _Bounded(asyncio.Protocol):
 def _expect_head(transport: asyncio.BaseTransport, *, expected: bool) -> None:
     if isinstance(transport, asyncio.Transport) and isinstance(protocol := transport.get_protocol(), _Bounded):
         protocol.expect_head(expected=expected)
+
+
+def _allow_files(more: int) -> None:
+    """Have the system let us open so many files beyond what it mostly does, as every Go program has at its start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = more + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        if limit < wanted:
+            log.warning("proxy.few_files", allowed=limit, wanted=wanted)
 
 
 def _listen(address: Address) -> list[socket.socket]:

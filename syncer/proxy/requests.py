@@ -40,12 +40,12 @@ class RequestInfo:
 
 
 def is_clear(raw_path: str) -> bool:
-    """Whether nobody could read the path differently from us: absolute, nothing encoded that separates, no dots or gaps between slashes.
+    """Whether nobody could read the path differently from us: absolute, nothing encoded that separates or is no text, no dots or gaps between slashes.
 
     Only what is clear may be answered by the host; all else is for the virtual API server to make sense of.
     """
     path = raw_path.partition("?")[0]
-    if not path.startswith("/") or _UNCLEAR.search(path):
+    if not path.startswith("/") or _UNCLEAR.search(path) or ("%" in path and "\ufffd" in unquote(path)):
         return False
     return all(segment not in ("", ".", "..") for segment in path.removesuffix("/").split("/")[1:]) or path == "/"
 

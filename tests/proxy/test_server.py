@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import resource
 import ssl
 from typing import TYPE_CHECKING
 
@@ -395,6 +396,15 @@ class TestConnections:
                     pass
             assert door.server.connections.turned_away == 1
             assert upstream.open == 2
+
+    async def test_there_may_be_files_for_all_of_them(self, vouched: Upstream, bare: Upstream) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+        try:
+            async with front(vouched, bare, limit=500):
+                assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(1000, before[1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
     async def test_only_http_1_is_offered(self, door: Front) -> None:
         _, writer = await door.connect()
