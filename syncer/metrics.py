@@ -7,6 +7,7 @@ leadership) is read from its owner at the moment of a scrape: see `Metrics.regis
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from enum import Enum
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Set
 
     from syncer.kube.types import Side
 
@@ -130,11 +131,14 @@ class Metrics:
             ("verb", "resource"),
             registry=self._registry,
         )
-        self._proxy_resources: set[str] = set()
+        self._proxy_resources = {"path"}
+        self._proxy_unnamed: dict[tuple[str, str], int] = defaultdict(int)
+        """How many lasting requests began under no name of their own."""
         # Children are bound once: finding one by its labels costs four times what counting does.
         self._reconcile_children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._request_children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         self._lag_children: dict[str, Histogram] = {}
+        self._proxy_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._registry.register(self)
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
@@ -166,24 +170,32 @@ class Metrics:
         child[1].observe(seconds)
 
     def proxy_request(self, verb: str, resource: str, code: int, seconds: float | None) -> None:
-        """A client of the virtual cluster was answered with `code`; `seconds` is None for what has no end of its own."""
-        verb, resource = self._proxy_labels(verb, resource)
-        self._proxy_requests.labels(verb, resource, str(code)).inc()
+        """A client of the virtual cluster was answered with `code`; `seconds` is None for what has no end of its own.
+
+        Clients choose what they ask for, so a resource has a name of its own only once somebody was let have it.
+        """
+        if code < 400 and len(self._proxy_resources) < _PROXY_RESOURCES:
+            self._proxy_resources.add(resource)
+        verb, name = _known(verb, _VERBS), _known(resource, self._proxy_resources)
+        child = self._proxy_children.get((verb, name, code))
+        if child is None:
+            child = self._proxy_requests.labels(verb, name, str(code)), self._proxy_seconds.labels(verb, name)
+            self._proxy_children[verb, name, code] = child
+        child[0].inc()
         if seconds is not None:
-            self._proxy_seconds.labels(verb, resource).observe(seconds)
+            child[1].observe(seconds)
 
     def proxy_lasting(self, verb: str, resource: str, change: int) -> None:
         """One more or less watch, followed log or tunnel is open."""
-        self._proxy_lasting.labels(*self._proxy_labels(verb, resource)).inc(change)
-
-    def _proxy_labels(self, verb: str, resource: str) -> tuple[str, str]:
-        """Clients choose what they ask for, so there have to be bounds."""
-        if resource not in self._proxy_resources:
-            if len(self._proxy_resources) >= _PROXY_RESOURCES:
-                resource = "other"
-            else:
-                self._proxy_resources.add(resource)
-        return verb if verb in _VERBS else "other", resource
+        asked, name = (verb, resource), _known(resource, self._proxy_resources)
+        if change > 0 and name != resource:
+            self._proxy_unnamed[asked] += 1
+        elif change < 0 and self._proxy_unnamed[asked] > 0:
+            name = "other"  # as when it began; by now its name may be known
+            self._proxy_unnamed[asked] -= 1
+        if not self._proxy_unnamed[asked]:
+            del self._proxy_unnamed[asked]
+        self._proxy_lasting.labels(_known(verb, _VERBS), name).inc(change)
 
     def register_source(self, source: Callable[[], Iterable[Reading]]) -> None:
         """Have `source` asked for its readings at every scrape; two sources must not give the same measure with the same labels."""
@@ -206,3 +218,7 @@ class Metrics:
         """Everything, in the text format of `CONTENT_TYPE`."""
         ours = generate_latest(self._registry)
         return ours + await asyncio.to_thread(generate_latest, self._process)  # which reads files below /proc
+
+
+def _known(name: str, names: Set[str]) -> str:
+    return name if name in names else "other"

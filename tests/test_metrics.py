@@ -41,6 +41,36 @@ async def test_requests() -> None:
     assert got["syncer_api_request_duration_seconds_bucket", "0.005", "pods", "host", "patch"] == 2
 
 
+async def test_requests_of_clients() -> None:
+    metrics = Metrics()
+    metrics.proxy_request("get", "pods", 200, 0.004)
+    metrics.proxy_lasting("watch", "pods", 1)
+    metrics.proxy_request("watch", "pods", 403, None)
+    got = await samples(metrics)
+    assert got["syncer_proxy_requests_total", "200", "pods", "get"] == 1
+    assert got["syncer_proxy_requests_total", "403", "pods", "watch"] == 1
+    assert got["syncer_proxy_request_duration_seconds_bucket", "0.005", "pods", "get"] == 1
+    assert got["syncer_proxy_lasting_requests", "pods", "watch"] == 1
+
+
+async def test_clients_cannot_make_up_series() -> None:
+    metrics = Metrics()
+    for number in range(1000):
+        metrics.proxy_lasting("watch", f"strange{number}", 1)
+        metrics.proxy_request("watch", f"strange{number}", 404, None)
+    metrics.proxy_request("brew", "pods", 200, 0.1)
+    metrics.proxy_lasting("watch", "pods", 1)
+    for number in range(1000):
+        metrics.proxy_request("get", f"strange{number}", 200, 0.1)
+        metrics.proxy_lasting("watch", f"strange{number}", -1)
+    got = await samples(metrics)
+    assert got["syncer_proxy_requests_total", "404", "other", "watch"] == 1000
+    assert got["syncer_proxy_requests_total", "200", "pods", "other"] == 1
+    assert got["syncer_proxy_lasting_requests", "other", "watch"] == 0
+    assert got["syncer_proxy_lasting_requests", "pods", "watch"] == 1
+    assert sum(1 for name, *_ in got if name == "syncer_proxy_requests_total") < 250
+
+
 async def test_lag() -> None:
     metrics = Metrics()
     metrics.synced_after("pods", 0.04)
