@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Set
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from syncer.kube.types import Side
 
@@ -220,5 +220,5 @@ class Metrics:
         return ours + await asyncio.to_thread(generate_latest, self._process)  # which reads files below /proc
 
 
-def _known(name: str, names: Set[str]) -> str:
+def _known(name: str, names: Container[str]) -> str:
     return name if name in names else "other"

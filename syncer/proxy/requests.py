@@ -40,7 +40,7 @@ class RequestInfo:
 
 
 def is_clear(raw_path: str) -> bool:
-    """Whether nobody could read the path differently from us: absolute, nothing encoded that separates or is no text, no dots or gaps between slashes.
+    """Whether nobody could read the path differently from us: absolute, nothing encoded that separates or is no text, no dots or gaps.
 
     Only what is clear may be answered by the host; all else is for the virtual API server to make sense of.
     """
