@@ -269,6 +269,8 @@ class App:
             self._settings, clients, fence, extent, names=self._names, version=self._versions[Side.VIRTUAL], metrics=self._metrics
         )
         self._starting = None
+        if self._aggregation is not None:
+            self._aggregation.look()
         try:
             await self._work.run()
         finally:
