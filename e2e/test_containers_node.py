@@ -8,6 +8,8 @@ import os
 import pty
 import select
 import signal
+import socket
+import ssl
 import struct
 import subprocess
 import termios
@@ -39,9 +41,9 @@ SERVE = (
 )
 TALK = "while :; do echo now; sleep 1; done"
 TERMINAL = """tty
-while [ "$(stty size)" = "0 0" ]; do sleep .1; done; stty size
+until [ "$(stty size 2>&1)" = "31 87" ]; do sleep .1; done; stty size
 read x
-while [ "$(stty size)" = "31 87" ]; do sleep .1; done; stty size
+until [ "$(stty size 2>&1)" = "40 100" ]; do sleep .1; done; stty size
 exit 3"""
 """The size of a terminal goes another way than what is typed, and than the command itself."""
 PROTOCOLS = {"websocket": "true", "spdy": "false"}
@@ -225,6 +227,33 @@ class TestExec:
             assert process.stdout.readline() == "in\n"
             assert tunnels() == 1
         wait_until(lambda: tunnels() == 0, "the tunnel is gone", 30)
+
+
+@pytest.mark.parametrize("protocol", ["v5.channel.k8s.io", "v4.channel.k8s.io", "SPDY/3.1+portforward.k8s.io"])
+def test_a_container_that_has_ended(kubectl: Kubectl, protocol: str) -> None:
+    """A host before 1.36 learns of it after the upgrade, and tells it through the WebSocket; kubectl itself looks first."""
+    virtual = kubectl.daemon.virtual
+    container = {"name": "web", "image": BUSYBOX, "command": ["true"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ended", "namespace": "default"}}
+    virtual.api.apply({**pod, "spec": {"restartPolicy": "Never", "containers": [container]}})
+    path = PODS.path("default", "ended")
+    wait_until(lambda: virtual.api.get(path).get("status", {}).get("phase") == "Succeeded", "it has ended", 120)
+    context = ssl.create_default_context(cafile=str(virtual.tls / "server-ca.crt"))
+    context.load_cert_chain(virtual.tls / "client-admin.crt", virtual.tls / "client-admin.key")
+    what = "portforward?ports=80" if "port" in protocol else "attach?stdout=1"
+    head = f"GET {path}/{what} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    key = f"Sec-WebSocket-Key: dGVzdHRlc3R0ZXN0dGVzdA==\r\nSec-WebSocket-Protocol: {protocol}\r\nOrigin: https://localhost\r\n\r\n"
+    said = b""
+    with (
+        socket.create_connection(("127.0.0.1", kubectl.daemon.proxy_port), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall((head + key).encode())
+        while b"ended_default" not in said and (data := connection.recv(65536)):
+            said += data
+    assert b"ended_default" in said
+    assert b"-x-default-x-" not in said
+    assert virtual.host_namespace.encode() not in said
 
 
 def resize(terminal: int, rows: int, columns: int) -> None:
