@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import http.client
 import os
 import re
 import shlex
+import ssl
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -82,7 +85,7 @@ class Way:
     def __init__(self, virtual: VirtualCluster, name: str, server: str, token: str) -> None:
         self.namespace = f"by-{name}"
         self.server = server
-        self.authority = (virtual.tls / "server-ca.crt").read_text()
+        self._authority = (virtual.tls / "server-ca.crt").read_text()
         self._certificates: dict[str, pki.Certificate] = {}
         self._kubectl = virtual.binary("kubectl")
         self._directory = virtual.dir / self.namespace
@@ -99,10 +102,12 @@ class Way:
         """That of jane (of the group devs), mallory (who may nothing), robot (a service account), stale (with a wrong token), or admin."""
         return self._directory / f"{user}.kubeconfig"
 
-    def certificate(self, user: str) -> tuple[Path, Path]:
-        """That and its key, for those who have one."""
-        issued = self._certificates[user]
-        return issued.cert, issued.key
+    def connection(self, user: str) -> http.client.HTTPSConnection:
+        """One of that user's own, by certificate; nobody's for who has none."""
+        context = ssl.create_default_context(cadata=self._authority)
+        if issued := self._certificates.get(user):
+            context.load_cert_chain(issued.cert, issued.key)
+        return http.client.HTTPSConnection("127.0.0.1", urlsplit(self.server).port or 0, context=context, timeout=60)
 
     def argv(self, command: Command) -> list[str]:
         words = shlex.split(command.words.replace("{ns}", self.namespace))
@@ -117,17 +122,21 @@ class Way:
     def run(self, command: Command) -> Outcome:
         deadline = time.monotonic() + _PATIENCE
         while True:
-            done = subprocess.run(
-                self.argv(command),
-                input=command.stdin.replace("{ns}", self.namespace),
-                env=self.environment,
-                capture_output=True,
-                text=True,
-                timeout=_SECONDS,
-                check=False,
-            )
+            done = self.done(command)
             if not command.patient or done.returncode == command.code or time.monotonic() > deadline:
                 return Outcome(done.returncode, self.without_own(done.stdout), self.without_own(done.stderr))
+
+    def done(self, command: Command) -> subprocess.CompletedProcess[str]:
+        """It is given once, and what came of it is as it is."""
+        return subprocess.run(
+            self.argv(command),
+            input=command.stdin.replace("{ns}", self.namespace),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
 
     def without_own(self, text: str) -> str:
         """A text with words for what is this way's, or this moment's."""
