@@ -4,9 +4,10 @@ The virtual API server authenticates and authorises its clients as for any of it
 certificate, which is all that is let in. So whichever way a client comes, by the front door or past it, as the autoscaler does that
 runs beside the virtual API server, it sees the same.
 
-It is registered while the host has a metrics server, and not otherwise: an API that is registered but not there holds up
-everything that goes over all types, such as the deletion of namespaces. Where a metrics server is there but does not answer for a
-while, only the metrics are missing. What the tenant has registered himself under the same name is left as it is.
+It is registered while the host has a metrics server and the virtual API server gets here, and not otherwise: an API that is
+registered but not there holds up everything that goes over all types, such as the deletion of namespaces. Where a metrics server is
+there but does not answer for a while, only the metrics are missing. What the tenant has registered himself under the same name is
+left as it is.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ OURS = f"{DOMAIN}/controlled-by"
 
 _LOOPBACK = "127.0.0.1"
 _LOOK_AGAIN = 60.0
+_UNREACHED = 3
+"""How many looks in a row may find that the virtual API server does not get here; it may not have seen yet that we have started."""
+_TRY_AGAIN = 3600.0
 _CONNECTIONS = 100
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
 
@@ -170,6 +174,8 @@ class Aggregation:
         self._observer = observer
         self._look = asyncio.Event()
         self._told: tuple[str, ...] = ()
+        self._unreached = 0
+        self._not_before = 0.0
         self.problem = ""
         """Why there are no metrics now; "" when there are, as far as can be seen from here."""
 
@@ -214,7 +220,7 @@ class Aggregation:
             elif await self._host_serves() is False:
                 await self._remove()
                 self._say("metrics_api.not_served", "the host serves no metrics.k8s.io: install a metrics server there")
-            else:
+            elif asyncio.get_running_loop().time() >= self._not_before:
                 await self._keep(port)
         except (SyncerError, *NETWORK_ERRORS) as error:
             log.debug("metrics_api.not_tended", error=str(error) or type(error).__name__)
@@ -252,16 +258,22 @@ class Aggregation:
             if patch := owned(found, wanted):
                 unchanged = {"metadata": {"uid": uid_of(found), **patch.pop("metadata", {})}}
                 found = await self._virtual.patch(resource, key, {**patch, **unchanged})
-        self._judge(found)
+        await self._judge(found)
 
-    def _judge(self, api_service: Obj) -> None:
-        """Tell what the virtual API server has against it."""
+    async def _judge(self, api_service: Obj) -> None:
+        """Tell what the virtual API server has against it, and do not insist."""
         conditions = (api_service.get("status") or {}).get("conditions") or ()
         available: Mapping[str, Any] = next((item for item in conditions if item.get("type") == "Available"), {})
-        if available.get("status") == "False":
-            self._say("metrics_api.unreachable", f"the virtual API server does not reach it: {available.get('message')}")
-        else:
+        if available.get("status") != "False":
+            self._unreached = 0
             self._say("", "")
+            return
+        self._unreached += 1
+        words = f"the virtual API server does not reach it; is it started with --enable-aggregator-routing? {available.get('message')}"
+        self._say("metrics_api.unreachable", words)
+        if self._unreached >= _UNREACHED:
+            self._unreached, self._not_before = 0, asyncio.get_running_loop().time() + _TRY_AGAIN
+            await self._remove()
 
     async def _remove(self) -> None:
         for resource, wanted in reversed(registration(0, "")):

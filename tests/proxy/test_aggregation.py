@@ -253,6 +253,20 @@ class TestRegistration:
             world.look()
             await until(lambda: world.aggregation.problem == "")
 
+    async def test_it_does_not_stay_where_it_is_never_reached(self, begin: Callable[..., World]) -> None:
+        world = begin()
+        async with running(world):
+            await until(lambda: all(world.registered()))
+            world.virtual.change(API_SERVICES, API_SERVICE, {"status": {"conditions": [{"type": "Available", "status": "False"}]}})
+            for look in range(3):
+                assert all(world.registered()), f"{look} looks may find so"
+                world.look()
+                await asyncio.sleep(0.2)
+            await until(lambda: not any(world.registered()))
+            world.look()
+            await asyncio.sleep(0.2)
+            assert not any(world.registered()), "nor does it come back at once"
+
 
 class TestWithoutTheFlag:
     async def test_what_was_registered_goes(self, begin: Callable[..., World]) -> None:
