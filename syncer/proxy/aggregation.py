@@ -57,7 +57,7 @@ OURS = f"{DOMAIN}/controlled-by"
 _LOOPBACK = "127.0.0.1"
 _LOOK_AGAIN = 60.0
 _UNREACHED = 3
-"""How many looks in a row may find that the virtual API server does not get here; it may not have seen yet that we have started."""
+"""How many looks in a row may find that the virtual API server does not get here."""
 _TRY_AGAIN = 3600.0
 _CONNECTIONS = 100
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
@@ -270,7 +270,9 @@ class Aggregation:
             return
         self._unreached += 1
         words = f"the virtual API server does not reach it; is it started with --enable-aggregator-routing? {available.get('message')}"
-        self._say("metrics_api.unreachable", words)
+        self._tell(words)
+        if self._unreached > 1:  # it looks only now and then itself, and may not have seen yet that we are there
+            self._say("metrics_api.unreachable", words)
         if self._unreached >= _UNREACHED:
             self._unreached, self._not_before = 0, asyncio.get_running_loop().time() + _TRY_AGAIN
             await self._remove()
