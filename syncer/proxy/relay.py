@@ -47,7 +47,8 @@ HEADER_BYTES = 65536
 _ABOUT_CONTENT = frozenset({"content-type", "content-length", "content-encoding", "cache-control", "date", "retry-after"})
 _OURS = HOP_BY_HOP | {"host", "content-length", "expect"}
 _SMALL = 64 * 1024
-"""An answer of up to so many bytes is read at once and sent at once, which costs half as much as streaming it."""
+"""An answer of up to so many bytes is read at once and sent at once, which costs half as much as streaming it; so is one of unknown
+length that is already there in full."""
 _READ_BYTES = 64 * 1024
 _UPGRADE_BODY = 64 * 1024
 _CONNECT_SECONDS = 10.0
@@ -234,19 +235,23 @@ class Relay:
                 passed = _of_content(answer.headers)
             else:
                 passed = CIMultiDict((name, value) for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP)
-            size = answer.content_length
-            if request.method != "HEAD" and size is not None and size <= _SMALL:
-                passed.pop("Content-Length", None)
-                return web.Response(status=answer.status, reason=answer.reason, headers=passed, body=await answer.read())
-            return await self._stream(request, answer, passed, endless=endless)
+            size, begun = answer.content_length, b""
+            if request.method != "HEAD" and not endless and (size is None or size <= _SMALL):
+                begun = await answer.content.readany() if size is None else await answer.read()
+                if size is not None or answer.content.at_eof():
+                    passed.pop("Content-Length", None)
+                    return web.Response(status=answer.status, reason=answer.reason, headers=passed, body=begun)
+            return await self._stream(request, answer, passed, begun, endless=endless)
 
     async def _stream(
-        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, headers: CIMultiDict[str], *, endless: bool
+        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, headers: CIMultiDict[str], begun: bytes, *, endless: bool
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
         await response.prepare(request)
         if request.method == "HEAD":
             return response
+        if begun:
+            await response.write(begun)
         if endless:
             self._endless.add(answer)
         try:
