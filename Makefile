@@ -1,6 +1,6 @@
 # What people run. Each target sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-long chaos bench bench-scale bench-profile lint
+.PHONY: help setup demo demo-down test test-long chaos bench bench-scale bench-profile bench-proxy lint
 
 UV := $(shell command -v uv || echo $${XDG_CACHE_HOME:-$$HOME/.cache}/syncer/uv/bin/uv)
 ROOT := $(filter 0,$(shell id -u))
@@ -46,6 +46,9 @@ bench-scale: setup  ## ten thousand pods on simulated nodes, and fairness betwee
 
 bench-profile: setup  ## where the syncer's CPU time goes
 	@$(UV) run python -m bench.profile
+
+bench-proxy: setup  ## what the front door costs beside going direct
+	@$(UV) run python -m bench.proxy
 
 lint: setup  ## the tiers that need nothing running
 	@$(UV) run python -m e2e.tiers lint types contracts
