@@ -1,6 +1,6 @@
 # What people run. Each target sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-long chaos bench bench-scale bench-profile bench-proxy lint
+.PHONY: help setup demo demo-down image test test-long chaos bench bench-scale bench-profile bench-proxy lint
 
 UV := $(shell command -v uv || echo $${XDG_CACHE_HOME:-$$HOME/.cache}/syncer/uv/bin/uv)
 ROOT := $(filter 0,$(shell id -u))
@@ -25,6 +25,9 @@ demo: setup  ## a host cluster, two virtual clusters and what can be seen of the
 
 demo-down: setup  ## take the demo down
 	@$(UV) run python -m e2e.demo down
+
+image: setup  ## the container image, without Docker or a registry; a lab that runs gets it
+	@$(UV) run python -m e2e.lab.syncer_image
 
 test: setup  ## every tier of tests: lint, types, contracts, unit, API servers, node
 	@$(UV) run python -m e2e.tiers

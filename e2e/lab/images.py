@@ -16,7 +16,7 @@ import json
 import subprocess
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,8 @@ class Image:
     environment: Sequence[str] = ()
     ports: Sequence[int] = ()
     user: str = ""
+    directory: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def standard() -> list[Path]:
@@ -92,7 +94,7 @@ def coredns() -> Image:
 def build(image: Image) -> Path:
     """The image as an OCI archive for `containerd.import_images()`; made unless there is one of the same content."""
     sources = [(name, _digest(source.read_bytes()) if isinstance(source, Path) else repr(source)) for name, source in image.files.items()]
-    facts = [list(image.tags), sources, image.entrypoint, image.command, image.environment, image.ports, image.user]
+    facts = [list(image.tags), sources, _settings(image)]
     name = image.tags[0].rpartition("/")[2].replace(":", "-")
     path = cache_directory() / "images" / f"{name}-{_digest(repr(facts).encode())[7:19]}.tar"
     if not path.exists():
@@ -135,17 +137,10 @@ def _program(name: str) -> Path:
 
 def _write(image: Image, path: Path) -> None:
     layer = _layer(image.files)
-    settings: dict[str, Any] = {
-        "Env": [_PATH, *image.environment],
-        "Entrypoint": list(image.entrypoint),
-        "Cmd": list(image.command),
-        "User": image.user,
-        "ExposedPorts": {f"{port}/tcp": {} for port in image.ports},
-    }
     config = _json({
         "architecture": ARCHITECTURE,
         "os": "linux",
-        "config": {key: value for key, value in settings.items() if value},
+        "config": {key: value for key, value in _settings(image).items() if value},
         "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
     })  # fmt: skip
     manifest = _json({
@@ -160,6 +155,18 @@ def _write(image: Image, path: Path) -> None:
     with tarfile.open(path, "w") as archive:
         for name, content in {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": index, **blobs}.items():
             _add(archive, name, content)
+
+
+def _settings(image: Image) -> dict[str, Any]:
+    return {
+        "Env": [*([] if any(one.startswith("PATH=") for one in image.environment) else [_PATH]), *image.environment],
+        "Entrypoint": list(image.entrypoint),
+        "Cmd": list(image.command),
+        "User": image.user,
+        "WorkingDir": image.directory,
+        "Labels": dict(image.labels),
+        "ExposedPorts": {f"{port}/tcp": {} for port in image.ports},
+    }
 
 
 def _layer(files: Files) -> bytes:
