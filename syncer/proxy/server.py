@@ -218,6 +218,9 @@ class ProxyServer:
             for route in self._routes:
                 if (answer := await route.answer(call)) is not None:
                     return answer
+        elif call.info.kind == "nodes/proxy":
+            # The virtual API server would ask a kubelet, which is us, as itself: whoever may get could have things run.
+            raise ApiError(400, "BadRequest", "the path of a kubelet has to be written in its plain form")
         headers = virtual_headers(call)
         return await self._relay.pass_on(
             request, self._servers.of(call.caller), request.raw_path, headers, Side.VIRTUAL, endless=call.lasts

@@ -366,6 +366,40 @@ async def test_odd_paths_are_for_the_virtual_api_server_alone(vouched: Wire, bar
         assert route.asked == [plain], "others are offered to it"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/nodes/n/proxy//exec/default/web/main",
+        "/api/v1/nodes/n/proxy/pods/../exec/default/web/main",
+        "/api/v1/nodes/n/proxy/pods/%2e%2e/exec/default/web/main",
+        "/api/v1/nodes/n/proxy%2fexec/default/web/main",
+        "/api/v1/nodes/n%2fproxy/exec/default/web/main",
+        "/api/v1//nodes/n/proxy/exec/default/web/main",
+        "//api/v1/nodes/n/proxy/exec/default/web/main",
+    ],
+)
+async def test_the_virtual_api_server_asks_no_kubelet_for_anybody(door: Front, bare: Wire, path: str) -> None:
+    """It would do so as itself, who may do anything there, once its caller may `get` nodes/proxy."""
+    assert status(await say(door, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())) == 400
+    assert status(await say(door, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + WEBSOCKET + b"\r\n")) == 400
+    assert bare.connections == []
+
+
+async def test_a_body_that_a_route_does_not_read_is_no_request(vouched: Wire, bare: Wire) -> None:
+    route = Everything()
+    async with front(vouched, bare, [route]) as door:
+        answer = await say(door, KEPT.replace(b"GET", b"POST") + b"Content-Length: %d\r\n\r\n" % len(NEXT) + NEXT + GET + b"\r\n")
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+    assert route.asked == [PODS, PODS]
+
+
+async def test_http_1_0(door: Front, bare: Wire) -> None:
+    answer = await say(door, f"GET {PODS} HTTP/1.0\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.0 200 ")
+    assert answer.endswith(b"\r\n\r\n{}")
+    assert bare.heads[0][0] == f"GET {PODS} HTTP/1.1".encode()
+
+
 class TestLimits:
     @pytest.mark.parametrize(
         "head",
