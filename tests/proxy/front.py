@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import tempfile
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol, Self
@@ -125,43 +125,6 @@ class Upstream:
             return await self.respond(request)
         finally:
             self.open -= 1
-
-
-class Wire:
-    """An API server that keeps the bytes of each connection and answers each head with the same bytes, whatever they are."""
-
-    def __init__(self, answer: bytes = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}") -> None:
-        self.answer = answer
-        self.connections: list[bytearray] = []
-        self.port = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-
-    @property
-    def cluster(self) -> Cluster:
-        return Cluster(f"http://127.0.0.1:{self.port}")
-
-    @property
-    def heads(self) -> list[list[bytes]]:
-        """The lines of all requests, those of later connections last."""
-        return [head.split(b"\r\n") for kept in self.connections for head in bytes(kept).split(b"\r\n\r\n")[:-1]]
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        kept, answered = bytearray(), 0
-        self.connections.append(kept)
-        with suppress(ConnectionError):
-            while data := await reader.read(65536):
-                kept += data
-                for _ in range(kept.count(b"\r\n\r\n") - answered):
-                    writer.write(self.answer)
-                    answered += 1
-        writer.close()
 
 
 class Seen:

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import logging
-import ssl
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 from aiohttp import web
 
-from syncer.proxy.connections import HEAD_BYTES, Patience
-from tests.proxy.front import CLIENT_CA, Front, Upstream, Wire, front
+from tests.proxy.front import CLIENT_CA, Front, Upstream, front
+from tests.proxy.wire import GET, KEPT, NEXT, PODS, POST, SPDY, SWITCHES, WEBSOCKET, Wire, ended, say, status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from syncer.proxy.server import Call
 
-PODS = "/api/v1/namespaces/default/pods"
-KEPT = f"GET {PODS} HTTP/1.1\r\nHost: localhost\r\n".encode()
-GET = KEPT + b"Connection: close\r\n"
-POST = GET.replace(b"GET", b"POST")
-NEXT = b"GET /next HTTP/1.1\r\nHost: localhost\r\nX-Remote-User: root\r\nConnection: close\r\n\r\n"
-SPDY = b"Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
-WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGVzdHRlc3R0ZXN0dGVzdA==\r\n"
-SWITCHES = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
 NO_ANSWERS = [
     b"HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: evil\r\nContent-Length: 2\r\n\r\n{}",
     b"HTTP/1.1 200 O\rSet-Cookie: evil\r\nContent-Length: 2\r\n\r\n{}",
@@ -43,7 +31,6 @@ NO_ANSWERS = [
     b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
 ]
 """What an API server never says. (A bare line feed ends a line for aiohttp as for its writer, so that is told on in order.)"""
-HASTY = Patience(handshake=0.3, first=0.3, idle=0.6)
 
 
 @pytest.fixture
@@ -62,32 +49,6 @@ async def vouched() -> AsyncIterator[Wire]:
 async def door(vouched: Wire, bare: Wire) -> AsyncIterator[Front]:
     async with front(vouched, bare) as door:
         yield door
-
-
-async def say(door: Front, *parts: bytes, certificate: bytes | None = None) -> bytes:
-    """Everything that comes back until the front door closes the connection or has nothing more to say for a moment."""
-    reader, writer = await door.connect(certificate)
-    for part in parts:
-        writer.write(part)
-    received = b""
-    with suppress(TimeoutError, ConnectionError, ssl.SSLError):
-        while data := await asyncio.wait_for(reader.read(65536), 20 if not received else 0.15):
-            received += data
-    writer.transport.abort()
-    return received
-
-
-def status(answer: bytes) -> int:
-    return int(answer.split(b" ")[1])
-
-
-async def ended(reader: asyncio.StreamReader) -> bool:
-    """Whether the connection is closed within any reasonable time, as it has to be."""
-    async with asyncio.timeout(20):
-        with suppress(ConnectionError, ssl.SSLError):
-            while await reader.read(65536):
-                pass
-    return True
 
 
 class TestIdentity:
@@ -241,6 +202,19 @@ class TestFraming:
         writer.transport.abort()
         assert [bytes(seen).count(b"\r\n\r\n") for seen in bare.connections] == [1]
         assert b"raw" not in bare.connections[0]
+
+    @pytest.mark.parametrize("upgrade", [SPDY, WEBSOCKET], ids=["spdy", "websocket"])
+    async def test_what_follows_an_upgrade_is_no_request_of_ours(self, vouched: Wire, upgrade: bytes) -> None:
+        async with Wire(SWITCHES) as bare, front(vouched, bare) as door:
+            reader, writer = await door.connect()
+            writer.write(KEPT + upgrade + b"\r\n" + NEXT)
+            assert await reader.readuntil(b"\r\n\r\n") == SWITCHES
+            writer.write(NEXT)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.transport.abort()
+            (seen,) = bare.connections
+            assert seen.endswith(NEXT), "as it came, to whom the tunnel leads"
+            assert seen.count(b"X-Forwarded-For") == 1
 
     async def test_a_body_beside_an_upgrade_is_a_body(self, door: Front, bare: Wire) -> None:
         await say(door, KEPT.replace(b"GET", b"POST") + SPDY + b"Content-Length: %d\r\n\r\n" % len(NEXT) + NEXT)
@@ -398,104 +372,3 @@ async def test_http_1_0(door: Front, bare: Wire) -> None:
     assert answer.startswith(b"HTTP/1.0 200 ")
     assert answer.endswith(b"\r\n\r\n{}")
     assert bare.heads[0][0] == f"GET {PODS} HTTP/1.1".encode()
-
-
-class TestLimits:
-    @pytest.mark.parametrize(
-        "head",
-        [
-            b"".join(b"X-%d: %s\r\n" % (number, b"a" * 60_000) for number in range(18)),
-            b"".join(b"X-%d: a\r\n" % number for number in range(100_000)),
-            b"X: " + b"a" * (1 << 20),
-        ],
-        ids=["long ones", "many", "a long one"],
-    )
-    async def test_a_head_of_a_mebibyte(self, door: Front, bare: Wire, head: bytes) -> None:
-        assert status(await say(door, GET + head + b"\r\n")) in (400, 431)
-        assert bare.connections == []
-
-    async def test_trailers_without_end(self, vouched: Wire, bare: Wire) -> None:
-        trailers = b"".join(b"X-%d: %s\r\n" % (number, b"a" * 1000) for number in range(5000))
-        async with front(vouched, bare, patience=HASTY) as door:
-            answer = await say(door, POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + trailers + b"\r\n")
-        assert status(answer) == 408
-        assert bare.connections == []
-
-    async def test_heads_are_counted_one_by_one(self, door: Front) -> None:
-        reader, writer = await door.connect()
-        head = KEPT + b"X: " + b"a" * 60_000 + b"\r\n\r\n"
-        for _ in range(2 * HEAD_BYTES // len(head)):
-            writer.write(head)
-            assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200 ")
-        writer.transport.abort()
-
-    async def test_a_head_that_takes_its_time(self, vouched: Wire, bare: Wire) -> None:
-        async with front(vouched, bare, patience=HASTY) as door:
-            reader, writer = await door.connect()
-            ending = asyncio.create_task(ended(reader))
-            for byte in GET * 1000:
-                if ending.done():
-                    break
-                writer.write(bytes([byte]))
-                await asyncio.sleep(0.05)
-            assert await ending
-            writer.transport.abort()
-        assert bare.connections == []
-
-    async def test_a_client_that_says_nothing(self, vouched: Wire, bare: Wire) -> None:
-        async with front(vouched, bare, patience=HASTY) as door:
-            for request in (b"", KEPT + b"\r\n"):
-                reader, writer = await door.connect()
-                writer.write(request)
-                assert await ended(reader)
-                writer.transport.abort()
-            reader, writer = await asyncio.open_connection("localhost", door.server.connections.port)
-            assert await ended(reader), "nor shakes hands"
-            writer.transport.abort()
-
-    async def test_a_body_that_takes_its_time(self, vouched: Wire, bare: Wire) -> None:
-        async with front(vouched, bare, patience=HASTY) as door:
-            assert status(await say(door, KEPT.replace(b"GET", b"POST") + SPDY + b"Content-Length: 10\r\n\r\na")) == 408
-            assert status(await say(door, POST + b"Content-Length: 10\r\n\r\n")) == 408
-        assert bare.connections == []
-
-    async def test_handshakes_that_make_no_progress_make_room(self, vouched: Wire, bare: Wire) -> None:
-        async with front(vouched, bare, limit=5) as door:
-            silent = [await asyncio.open_connection("localhost", door.server.connections.port) for _ in range(50)]
-            async with door.client() as client, client.get(PODS) as answer:
-                assert answer.status == 200
-            assert door.server.connections.count <= 5
-            for _, writer in silent:
-                writer.transport.abort()
-
-    async def test_a_body_that_nobody_reads_is_not_kept(self, vouched: Wire) -> None:
-        async def never(_request: web.BaseRequest) -> web.StreamResponse:
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        async with Upstream(never) as upstream, front(vouched, upstream) as door:
-            _, writer = await door.connect()
-            writer.write(POST + b"Content-Length: 1073741824\r\n\r\n")
-            sent = 0
-            with suppress(TimeoutError):
-                while sent < 1 << 30:
-                    writer.write(b"x" * 65536)
-                    await asyncio.wait_for(writer.drain(), 1)
-                    sent += 65536
-            assert sent < 32 << 20
-            writer.transport.abort()
-
-    async def test_of_malformed_requests_nothing_is_logged(self, door: Front, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level(logging.DEBUG):
-            await say(door, GET + b"Authorization: Bearer secret\0\r\n\r\n")
-            await say(door, b"secret\r\n\r\n")
-        assert "secret" not in caplog.text
-        assert "Traceback" not in caplog.text
-
-    async def test_absurd_methods_and_paths_are_counted_under_few_names(self, door: Front) -> None:
-        async with door.client() as client:
-            for method in ("TRACE", "OPTIONS", "PROPFIND"):
-                with suppress(aiohttp.ClientError):
-                    async with client.request(method, PODS):
-                        pass
-        assert {resource for _, resource, _ in door.seen.requests} == {"path"}
