@@ -1,7 +1,8 @@
 """What a tenant or a stranger may try at a front door, between real API servers: two virtual clusters share one host namespace.
 
-How malformed requests and answers are dealt with is tested on the wire (tests/proxy/test_attacks.py), what kubelets and containers of
-others are guarded by where they are served (test_kubelets.py, test_containers.py). `docs/threat-model.md` has the whole table.
+How malformed requests and answers are dealt with, and how much they can use up, is tested on the wire (tests/proxy/test_attacks.py,
+test_limits.py); what kubelets and containers of others are guarded by, where they are served (test_kubelets.py, test_containers.py).
+`docs/threat-model.md` has the whole table.
 """
 
 from __future__ import annotations
