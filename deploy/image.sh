@@ -70,7 +70,8 @@ packages() {
   uv export --quiet --frozen --no-dev --no-emit-project --no-header --output-file "$work/requirements.txt"
   uv pip install --quiet --target "$layer$site" --python-version "$PYTHON" --python-platform "$(uname -m)-manylinux_2_36" --only-binary :all: \
     --require-hashes --no-deps --link-mode copy --requirement "$work/requirements.txt"
-  rm -r "$layer$site/bin"
+  rm -r "$layer$site/bin"  # commands of theirs; they name the Python of this machine
+  sed -i '/^bin\//d' "$layer$site"/*.dist-info/RECORD
   compile "$site"
 }
 

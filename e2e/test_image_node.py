@@ -197,6 +197,16 @@ def test_nothing_of_development(layers: dict[str, Path]) -> None:
     assert {path.name for path in (layers["syncer"] / SITE).iterdir()} == {"syncer", f"syncer-{project['project']['version']}.dist-info"}
 
 
+def test_what_is_recorded_as_installed_is_there(layers: dict[str, Path]) -> None:
+    records = [path for layer in layers.values() for path in (layer / SITE).glob("*.dist-info/RECORD")]
+    assert len(records) > 20
+    for record in records:
+        missing = [
+            name for name in re.findall(r"^\"?([^\",]+)", record.read_text(), re.MULTILINE) if not (record.parents[1] / name).exists()
+        ]
+        assert not missing, record
+
+
 def test_everybody_may_read_it_and_nobody_gains_rights(layers: dict[str, Path]) -> None:
     for layer in layers.values():
         for path in layer.rglob("*"):
