@@ -154,7 +154,8 @@ async def test_only_updates_that_may_need_addresses_or_ports_are_asked_about(api
         allocator.asked.clear()
         path = SERVICES.path("default", "moving")
         await asyncio.to_thread(api.request, "PATCH", path, change, content_type="application/merge-patch+json")
-        assert allocator.names == ([("UPDATE", "moving")] if asked else []), change
+        # An API server admits a patch once more when somebody else wrote in between.
+        assert set(allocator.names) == ({("UPDATE", "moving")} if asked else set()), change
     await remove(api, "moving")
 
 

@@ -121,7 +121,7 @@ RULES: list[tuple[str, Obj | None, Obj | None, Obj | None, list[str]]] = [
     ("in sync", {}, {}, {}, []),
     ("there is none yet", {}, None, {}, [CREATE]),
     ("nothing in front yet", {}, None, None, ["wait host services hostns/vc"]),
-    ("the Node is gone", None, {}, {}, [f"{DELETE} unexplained"]),
+    ("the Node is gone, perhaps for a moment", None, {}, {}, ["wait virtual nodes n1 at most 10"]),
     (
         "the Node was made anew",
         {"metadata": {"uid": "other"}},
@@ -183,6 +183,9 @@ def test_it_goes_with_the_node() -> None:
     world.objects[Side.HOST, PODS].clear()
     settle(world, nodes.MADE_UP)
     assert world.get(Side.VIRTUAL, NODES, N1) is None
+    assert told(world.decide(SPEC, N1, waited=9.9)) == ["wait virtual nodes n1 at most 10"]
+    assert told(world.decide(SPEC, N1, waited=10.0)) == [f"{DELETE} unexplained"]
+    world.settle(SPEC, N1, waited=10.0)
     assert world.get(Side.HOST, SERVICES, SERVICE) is None
     assert isinstance(world.log[-1], Delete)
 

@@ -17,6 +17,8 @@ from syncer.sync.view import Indexes, View
 from syncer.translate.kubelets import kubelet_status, node_of, node_service, node_service_patch
 
 _OURS = "managed-by"
+_ANEW = 10.0
+"""Seconds that the Service of a Node outlives it, so that one that is made anew has the same address."""
 
 
 def shown_kubelet(node: str, view: View, others: Iterable[Obj] = ()) -> Obj:
@@ -37,6 +39,8 @@ def node_at(service: Obj, view: View) -> list[Key]:
 def decide(pair: Pair, view: View) -> list[Intent]:
     """What the host Service (`pair.host`) for a Node (`pair.virtual`) needs now."""
     node, service = pair.virtual, pair.host
+    if node is None and service is not None and pair.waited < _ANEW:
+        return [Wait(on=(Ref(Side.VIRTUAL, NODES, pair.key),), reason="the Node that it is for may be made anew", at_most=_ANEW)]
     if node is None or not is_wanted(node, view):
         why = "the virtual Node is gone" if node is None else "nobody is to find a kubelet there"
         return _delete(service, why, unexplained=node is None)
