@@ -1,0 +1,51 @@
+{{/* "true" if a value asks for something: it is not false, nothing, or a container of only such. */}}
+{{- define "vc.asks" -}}
+{{- if kindIs "map" . }}
+{{- range $_, $value := . }}{{ include "vc.asks" $value }}{{ end }}
+{{- else if kindIs "string" . }}
+{{- if not (has (. | trimAll "- \n" | lower) (list "" "false")) }}true{{ end }}
+{{- else if . }}true
+{{- end }}
+{{- end }}
+
+{{/* Fails, in words, for what the schema cannot tell. */}}
+{{- define "vc.checks" -}}
+{{- $name := .Release.Name }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- fail (printf "the release name %q cannot be a virtual cluster's: it is the name of a Service, so use small letters, digits and '-', and begin with a letter" $name) }}
+{{- end }}
+{{- if gt (len $name) 52 }}
+{{- fail (printf "the release name %q has %d characters: 52 at most, as Kubernetes puts it and a hash into a label of the StatefulSet's pods" $name (len $name)) }}
+{{- end }}
+{{- if ne .Values.distro "k3s" }}
+{{- fail (printf "distro: %s is not offered by this version yet; leave it at k3s" .Values.distro) }}
+{{- end }}
+{{- range $path, $words := .Files.Get "files/unsupported.yaml" | fromYaml }}
+{{- $value := dict "at" $.Values }}
+{{- range splitList "." $path }}
+{{- $at := $value.at }}
+{{- $_ := set $value "at" (ternary (index (ternary $at dict (kindIs "map" $at)) .) nil (kindIs "map" $at)) }}
+{{- end }}
+{{- if include "vc.asks" $value.at }}
+{{- fail (printf "%s: not supported; %s" $path $words) }}
+{{- end }}
+{{- end }}
+{{- range list "app" "release" "chart" "heritage" }}
+{{- if or (hasKey $.Values.labels .) (hasKey $.Values.podLabels .) }}
+{{- fail (printf "labels, podLabels: %s is the chart's own label, by which the pods are found; take another one" .) }}
+{{- end }}
+{{- end }}
+{{- if and (gt (int .Values.replicas) 1) (not .Values.vcluster.datastore.existingSecret) }}
+{{- fail "replicas: more than one need a datastore that they share; name its Secret in vcluster.datastore.existingSecret" }}
+{{- end }}
+{{- $version := regexFind "v1\\.[0-9]+" (splitList ":" .Values.vcluster.image | last) }}
+{{- if and $version (lt (int (trimPrefix "v1." $version)) 33) (not .Values.serviceCIDR) }}
+{{- fail (printf "serviceCIDR: Kubernetes %s takes Service addresses only of the range that it was started with; write the host's range here, or take 1.33 or newer as vcluster.image" $version) }}
+{{- end }}
+{{- if and .Values.sync.nodes.syncAllNodes (not .Values.sync.nodes.enabled) }}
+{{- fail "sync.nodes.syncAllNodes: made-up nodes are those in use; to show the host's, set sync.nodes.enabled" }}
+{{- end }}
+{{- if and .Values.coredns.config (not (contains "1053" .Values.coredns.config)) }}
+{{- fail "coredns.config: it has to listen at port 1053, where the Service leads" }}
+{{- end }}
+{{- end }}
