@@ -156,6 +156,7 @@ class TestRights:
         ({"service": {"type": "Public"}}, "at '/service/type': value must be one of"),
         ({"syncer": {"extraArgs": "--sync=nodes"}}, "at '/syncer/extraArgs': got string, want array"),
         ({"syncer": {"extraArgs": [1]}}, "at '/syncer/extraArgs/0': got number, want string"),
+        ({"syncer": {"extraArgs": ["--target-namespace=other"]}}, "syncer.extraArgs: --target-namespace is for the chart to say"),
         ({"vcluster": {"image": "rancher/k3s:v1.30.2-k3s1"}}, "serviceCIDR: Kubernetes v1.30 takes Service addresses only"),
         ({"vcluster": {"baseArgs": ["server"]}}, "write vcluster.extraArgs"),
         ({"coredns": {"config": ".:53 {}"}}, "port 1053"),

@@ -35,6 +35,11 @@
 {{- fail (printf "labels, podLabels: %s is the chart's own label, by which the pods are found; take another one" .) }}
 {{- end }}
 {{- end }}
+{{- range .Values.syncer.extraArgs }}
+{{- if has (splitList "=" . | first) (list "--name" "--suffix" "--service-name" "--target-namespace" "--dns-service" "--kube-config" "--port" "--health-bind-address") }}
+{{- fail (printf "syncer.extraArgs: %s is for the chart to say, whose Services, Role and probes go by it; drop it" (splitList "=" . | first)) }}
+{{- end }}
+{{- end }}
 {{- if and (gt (int .Values.replicas) 1) (not .Values.vcluster.datastore.existingSecret) }}
 {{- fail "replicas: more than one need a datastore that they share; name its Secret in vcluster.datastore.existingSecret" }}
 {{- end }}
