@@ -31,8 +31,6 @@ HEAD_BYTES = 512 * 1024
 
 _SWEEP_SECONDS = 1.0
 _BACKLOG = 1024
-_STALE_SECONDS = 1.0
-"""How long a handshake takes at most where nobody is malicious and the machine not busy."""
 _FILES_EACH = 2
 """A client's connection and the one to an API server on its behalf."""
 _OTHER_FILES = 1024
@@ -44,6 +42,8 @@ class Patience:
     """Seconds that a connection may take."""
 
     handshake: float = 10.0
+    stale: float = 1.0
+    """A handshake, where somebody else needs the room: no client that means well takes longer, unless the machine is busy."""
     first: float = 30.0
     """The head of its first request, as for kube-apiserver (ReadHeaderTimeout, 32 s)."""
     idle: float = 90.0
@@ -157,7 +157,7 @@ class Connections:
     def _has_room(self) -> bool:
         if self.count < self._limit:
             return True
-        if self._give_up(asyncio.get_running_loop().time() - _STALE_SECONDS):
+        if self._give_up(asyncio.get_running_loop().time() - self._patience.stale):
             return True
         while self._idle:
             transport, _ = self._idle.popitem(last=False)

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from syncer.proxy.connections import HEAD_BYTES
+from syncer.proxy.connections import HEAD_BYTES, Patience
 from tests.proxy.front import Front, Upstream, front
 from tests.proxy.wire import GET, HASTY, KEPT, PODS, POST, SPDY, Wire, ended, say, status
 
@@ -108,6 +108,19 @@ async def test_handshakes_that_make_no_progress_make_room(vouched: Wire, bare: W
             assert answer.status == 200
         assert door.server.connections.count <= 5
         for _, writer in silent:
+            writer.transport.abort()
+
+
+async def test_clients_that_idle_outlast_handshakes_that_do(vouched: Wire, bare: Wire) -> None:
+    async with front(vouched, bare, limit=3, patience=Patience(stale=0.0)) as door:
+        reader, client = await door.connect()
+        opened = [client]
+        for _ in range(10):
+            _, silent = await asyncio.open_connection("localhost", door.server.connections.port)
+            opened.append(silent)
+            client.write(KEPT + b"\r\n")
+            assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200 "), "over the same connection"
+        for writer in opened:
             writer.transport.abort()
 
 
