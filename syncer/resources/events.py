@@ -3,7 +3,8 @@
 Host events are translated, cut down and tied to their virtual object as they arrive, so that one that outlives its host
 object, or what it speaks of, still finds its way and its words. Kept are only those of objects that are provably ours. The
 virtual event is named as recorders name them, `<object>.<suffix>`, with the host event's suffix; host events named otherwise
-are not mirrored (every client-go recorder names them so). The virtual side is watched as metadata: an annotation tells which
+are not mirrored (every client-go recorder names them so). One that comes before its host object is withheld until that
+comes. The virtual side is watched as metadata: an annotation tells which
 version of the host event was written last, so a restart writes nothing. Virtual events run out by their own API server's
 clock, and are not removed before.
 
@@ -95,6 +96,17 @@ def slim(event: Obj, view: View) -> Obj | None:
         "involvedObject": subject,
         **{field: value for field, value in kept.items() if value is not None},
     }
+
+
+def awaited(event: Obj, view: View) -> Ref | None:
+    """The host object of ours that an event which `slim` drops may be about: schedulers can be quicker than the answer to our own write."""
+    about = event.get("involvedObject") or {}
+    resource = _MIRRORED.get(about.get("kind") or "")
+    key = Key(about.get("namespace") or "", about.get("name") or "")
+    if resource is None or key.namespace != view.names.host_namespace or not _HOST_NAME.fullmatch(key.name):
+        return None
+    resource = SERVICES if resource == ENDPOINTS else resource
+    return Ref(Side.HOST, resource, key) if view.get(Side.HOST, resource, key) is None else None
 
 
 def decide(pair: Pair, view: View) -> list[Intent]:
@@ -231,7 +243,7 @@ SPEC = SyncSpec(
         Watch(side=Side.VIRTUAL, resource=NAMESPACES, metadata_only=True),
         Watch(side=Side.VIRTUAL, resource=PODS),
         Watch(side=Side.VIRTUAL, resource=ENDPOINTS, metadata_only=True),
-        Watch(side=Side.HOST, resource=EVENTS, slim=slim, after_others=True),
+        Watch(side=Side.HOST, resource=EVENTS, slim=slim, awaits=awaited, after_others=True),
         *(Watch(side=Side.HOST, resource=resource, scope=Scope.MANAGED, metadata_only=True, optional=True) for resource in _WATCHED),
     ),
     decide=decide,

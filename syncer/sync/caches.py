@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from syncer.kube.types import Key, Obj, Resource, Side
+from syncer.kube.types import Key, Obj, Ref, Resource, Side
 from syncer.kube.watch import Watcher
 from syncer.runtime.informer import Informer
 from syncer.runtime.store import Store
@@ -17,10 +19,14 @@ if TYPE_CHECKING:
 
     from syncer.kube.client import Client
     from syncer.naming import Names
+    from syncer.runtime.store import Change
     from syncer.sync.spec import SyncSpec, Watch
     from syncer.sync.view import IndexFunction, Policy
 
 Place = tuple[Side, Resource]
+
+_WITHHELD = 256
+"""Of how many objects that may never come something is withheld."""
 
 
 def merge_watches(specs: Iterable[SyncSpec]) -> dict[Place, Watch]:
@@ -46,6 +52,7 @@ def _widest(one: Watch, other: Watch) -> Watch:
         scope=Scope.ALL if Scope.ALL in (one.scope, other.scope) else Scope.MANAGED,
         metadata_only=one.metadata_only and other.metadata_only,
         slim=one.slim,
+        awaits=one.awaits,
         after_others=one.after_others and other.after_others,
         optional=one.optional and other.optional,
     )
@@ -106,6 +113,8 @@ class Caches:
         self.watches = merge_watches(specs)
         indexes = merge_indexes(specs)
         self.stores: dict[Place, Store] = {}
+        self._withheld: OrderedDict[Ref, list[tuple[Place, Obj]]] = OrderedDict()
+        """What was dropped and may yet be wanted, by what would have had it kept; the oldest first."""
         self.informers: dict[Place, Informer] = {}
         for place, watch in self.watches.items():
             side, resource = place
@@ -118,10 +127,11 @@ class Caches:
                 metadata_only=watch.metadata_only,
             )
             self.stores[place] = store
+            store.listeners.append(partial(self._reconsider, place))
             if watch.optional and str(resource) in policy.lacking:
                 continue  # its store stays empty
             self.informers[place] = Informer(
-                watcher, store, partial=watch.metadata_only, transform=self._slim(watch), before_swap=before_swap[side]
+                watcher, store, partial=watch.metadata_only, transform=self._transform(watch), before_swap=before_swap[side]
             )
 
     def view(self) -> LiveView:
@@ -158,8 +168,31 @@ class Caches:
             if place in self.informers:
                 await self.informers[place].synced.wait()
 
-    def _slim(self, watch: Watch) -> Callable[[Obj], Obj | None] | None:
-        slim = watch.slim
+    def _transform(self, watch: Watch) -> Callable[[Obj], Obj | None] | None:
+        slim, awaits = watch.slim, watch.awaits
         if slim is None:
             return None
-        return lambda obj: slim(obj, self.view())
+
+        def transform(obj: Obj) -> Obj | None:
+            view = self.view()
+            kept = slim(obj, view)
+            if kept is None and awaits is not None and (ref := awaits(obj, view)) is not None:
+                self._withhold(ref, (watch.side, watch.resource), obj)
+            return kept
+
+        return transform
+
+    def _withhold(self, ref: Ref, place: Place, obj: Obj) -> None:
+        self._withheld.setdefault(ref, []).append((place, obj))
+        if len(self._withheld) > _WITHHELD:
+            self._withheld.popitem(last=False)
+
+    def _reconsider(self, place: Place, change: Change) -> None:
+        """Keep what was dropped for want of an object that has come now. What an API server tells of it arrived first."""
+        if change.kind != "added" or not self._withheld:
+            return
+        for (side, resource), obj in self._withheld.pop(Ref(*place, change.key), ()):
+            watch = self.watches[side, resource]
+            assert watch.slim is not None
+            if (kept := watch.slim(obj, self.view())) is not None:
+                self.stores[side, resource].apply(kept, partial=watch.metadata_only, watched=True)

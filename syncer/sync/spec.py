@@ -32,6 +32,8 @@ class Watch:
     metadata_only: bool = False
     slim: Callable[[Obj, View], Obj | None] | None = None
     """Cuts an object down to what is needed before it is kept; None drops it altogether. At most one loop may set it."""
+    awaits: Callable[[Obj, View], Ref | None] | None = None
+    """Of what `slim` drops: the object that would have had it kept, if that may be on its way. It is asked again when that comes."""
     after_others: bool = False
     """Start once every other informer has synced (its `slim` looks into their caches)."""
     optional: bool = False
