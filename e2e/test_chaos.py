@@ -305,6 +305,12 @@ def _without_events(virtual: VirtualCluster) -> dict[str, str]:
     return {place: version for place, version in versions(virtual).items() if not place.startswith("virtual events")}
 
 
+def _rests(virtual: VirtualCluster) -> bool:
+    before = _without_events(virtual)
+    time.sleep(2)
+    return before == _without_events(virtual)
+
+
 def judge(chaos: Chaos, strangers: list[tuple[str, str]]) -> None:
     daemon, virtual = chaos.daemon, chaos.virtual
     if virtual.api.find(f"/api/v1/namespaces/{SHOP}") is None:
@@ -317,6 +323,9 @@ def judge(chaos: Chaos, strangers: list[tuple[str, str]]) -> None:
         assert found["metadata"]["resourceVersion"] == version, f"{path} was touched"
     bugs = [line for line in daemon.log() if line["event"] in ("pair.bug", "deletions.held", "fence.closed")]
     assert not bugs, bugs[0]
+    root_ca = CONFIGMAPS.path(SHOP, "kube-root-ca.crt")
+    wait_until(lambda: virtual.api.find(root_ca) is not None, "the virtual cluster's own controllers are back", SETTLED_SECONDS)
+    wait_until(lambda: _rests(virtual), "they have nothing to do either", SETTLED_SECONDS)
     then = _without_events(virtual)
     daemon.stop()
     daemon.start()
