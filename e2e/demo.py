@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
+from base64 import b64decode
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,6 +20,7 @@ from e2e import guestbook
 from e2e.daemon import Daemon
 from e2e.errors import LabError
 from e2e.lab import nodes, teardown
+from e2e.lab.api import wait_until
 from e2e.lab.host import HostCluster
 from e2e.lab.state import Lab
 from e2e.lab.virtual import VirtualCluster
@@ -92,19 +96,40 @@ def use(virtual: VirtualCluster) -> None:
     guestbook.write_entry(virtual, text)
     answer = guestbook.read_entry(virtual, text)
     say(f"{virtual.name}: wrote an entry through the frontend, read it back from a replica: {answer.strip()}")
-    pod = guestbook.host_pod_name(virtual, "peers-0")
-    seen = guestbook.in_pod(
-        virtual.host,
-        virtual.host_namespace,
-        pod,
+    seen = front(
+        virtual,
+        "exec",
+        "peers-0",
+        "--",
         "sh",
         "-c",
         'echo "GREETING=$GREETING password=$(cat /credentials/password) "'
         '$(wget -qO- http://peers-1.peers.guestbook.svc.cluster.local:8080/hostname) "hostname=$(hostname) hostname -f=$(hostname -f)"',
     )
-    say(f"{virtual.name}: peers-0 sees {seen.strip()}")
+    say(f"{virtual.name}: kubectl exec peers-0, through the syncer: {seen.strip()}")
+    started = front(virtual, "logs", "peers-0").splitlines()[-1]
+    say(f"{virtual.name}: kubectl logs peers-0, through the syncer: {started}")
     if "peers-1" not in seen or "hello from the ConfigMap" not in seen or "s3cret-of-the-demo" not in seen:
         raise LabError(f"{virtual.name}: peers-0 does not see what it should: {seen}")
+
+
+def tenants_kubeconfig(virtual: VirtualCluster) -> Path:
+    """The kubeconfig that its syncer keeps in a Secret of the host, which leads to the syncer's own port."""
+    secret = f"/api/v1/namespaces/{virtual.host_namespace}/secrets/vc-{virtual.name}"
+    wait_until(lambda: virtual.host.api.find(secret) is not None, f"the Secret vc-{virtual.name} is written")
+    path = virtual.dir / "tenant.kubeconfig"
+    path.touch(mode=0o600)
+    path.write_bytes(b64decode(virtual.host.api.get(secret)["data"]["config"]))
+    return path
+
+
+def front(virtual: VirtualCluster, *words: str) -> str:
+    """What kubectl prints to the tenant, about the application."""
+    command = [str(virtual.binary("kubectl")), f"--kubeconfig={tenants_kubeconfig(virtual)}", f"--namespace={guestbook.NAMESPACE}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise LabError(f"kubectl {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def show(clusters: Sequence[VirtualCluster]) -> None:
@@ -141,9 +166,9 @@ def tell(host: HostCluster, clusters: Sequence[VirtualCluster]) -> None:
     """How to go on by hand."""
     console.print("[bold]Go on by hand:[/bold]", highlight=False)
     for virtual in clusters:
-        print(f"  export KUBECONFIG={virtual.kubeconfig}   # {virtual.name}")
+        print(f"  export KUBECONFIG={tenants_kubeconfig(virtual)}   # {virtual.name}")
     print(f"  export KUBECONFIG={host.kubeconfig}   # the host")
-    print(f"  {clusters[0].binary('kubectl')} -n guestbook get pods,services,events")
+    print(f"  {clusters[0].binary('kubectl')} -n guestbook get pods   # or logs, exec, port-forward, apply, …")
     print("  make demo-down   # ends it")
 
 
