@@ -163,6 +163,25 @@ class Client:
         items = [_shape(resource, item, metadata_only=metadata_only) for item in page.get("items") or ()]
         return items, metadata.get("resourceVersion") or "", metadata.get("continue") or ""
 
+    async def list_all(
+        self, resource: Resource, namespace: str = "", *, label_selector: str = "", field_selector: str = "", metadata_only: bool = False
+    ) -> list[Obj]:
+        """All objects, asked for page by page."""
+        found: list[Obj] = []
+        more = ""
+        while True:
+            page, _, more = await self.list_page(
+                resource,
+                namespace,
+                label_selector=label_selector,
+                field_selector=field_selector,
+                continue_=more,
+                metadata_only=metadata_only,
+            )
+            found += page
+            if not more:
+                return found
+
     @asynccontextmanager
     async def watch(
         self, resource: Resource, namespace: str = "", *, params: Mapping[str, str], metadata_only: bool = False

@@ -264,18 +264,13 @@ class _Directory:
 
 
 async def _listed(client: Client, resource: Resource, namespace: str = "", **selected: Any) -> list[Obj]:
-    """All objects, asked for page by page. Raises ApiError in words that anybody may read."""
-    found, more = [], ""
-    while True:
-        try:
-            page, _, more = await client.list_page(resource, namespace, continue_=more, **selected)
-        except ApiError as error:
-            log.warning("proxy.not_listed", side=client.side, resource=str(resource), error=str(error))
-            words = f"the {client.side} API server does not answer as it should; try again"
-            raise ApiError(503, "ServiceUnavailable", words) from error
-        found += page
-        if not more:
-            return found
+    """All objects. Raises ApiError in words that anybody may read."""
+    try:
+        return await client.list_all(resource, namespace, **selected)
+    except ApiError as error:
+        log.warning("proxy.not_listed", side=client.side, resource=str(resource), error=str(error))
+        words = f"the {client.side} API server does not answer as it should; try again"
+        raise ApiError(503, "ServiceUnavailable", words) from error
 
 
 def _failure(node: str, path: str, status: int) -> ApiError:

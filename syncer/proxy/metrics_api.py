@@ -97,14 +97,14 @@ class MetricsApi:
         check_fields(fields)
         chosen: dict[str, Any] = {"label_selector": labels, "field_selector": fields}
         if resource is NODE_METRICS:
-            nodes = await self._of_virtual(_listed(self._virtual, NODES, metadata_only=True, **chosen))
-            found = await self._of_metrics(_listed(self._host, NODE_METRICS), resource)
+            nodes = await self._of_virtual(self._virtual.list_all(NODES, metadata_only=True, **chosen))
+            found = await self._of_metrics(self._host.list_all(NODE_METRICS), resource)
             return shown_nodes(self._names, nodes, found)
         namespace, query = self._names.host_namespace, host_query(self._names, info.namespace, labels)
         virtual, images, found = await asyncio.gather(
-            self._of_virtual(_listed(self._virtual, PODS, info.namespace, **chosen)),
-            self._of_host(_listed(self._host, PODS, namespace, label_selector=query, metadata_only=True)),
-            self._of_metrics(_listed(self._host, POD_METRICS, namespace, label_selector=query), resource),
+            self._of_virtual(self._virtual.list_all(PODS, info.namespace, **chosen)),
+            self._of_host(self._host.list_all(PODS, namespace, label_selector=query, metadata_only=True)),
+            self._of_metrics(self._host.list_all(POD_METRICS, namespace, label_selector=query), resource),
         )
         return shown_pods(proven_pairs(self._names, virtual, images), found)
 
@@ -143,15 +143,6 @@ class MetricsApi:
 def _unavailable(who: str, error: BaseException) -> NoReturn:
     log.warning("metrics_api.unavailable", who=who, error=str(error) or type(error).__name__)
     raise ApiError(503, "ServiceUnavailable", f"{who} does not answer as it should right now; try again") from None
-
-
-async def _listed(client: Client, resource: Resource, namespace: str = "", **selected: Any) -> list[Obj]:
-    found, more = [], ""
-    while True:
-        page, _, more = await client.list_page(resource, namespace, continue_=more, **selected)
-        found += page
-        if not more:
-            return found
 
 
 def _json(body: Obj) -> web.Response:

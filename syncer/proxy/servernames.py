@@ -139,12 +139,5 @@ class ServerNames:
             return set()
 
     async def _ask_nodes(self) -> set[str]:
-        found: set[str] = set()
-        more = ""
-        while True:
-            services, _, more = await self._host.list_page(
-                SERVICES, self._service.namespace, label_selector=f"{NODE},{BELONGS_TO}={self._name}", continue_=more
-            )
-            found |= {address for service in services for address in addresses(service)}
-            if not more:
-                return found
+        services = await self._host.list_all(SERVICES, self._service.namespace, label_selector=f"{NODE},{BELONGS_TO}={self._name}")
+        return {address for service in services for address in addresses(service)}
