@@ -134,7 +134,6 @@ class Containers:
         """Return if the virtual API server would connect. Raises its ApiError."""
         request, caller = call.request, call.caller
         cluster = self._servers.of(caller)
-        await cluster.headers()
         headers = CIMultiDict(caller.credentials)
         if agent := request.headers.get("User-Agent"):
             headers["User-Agent"] = agent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
     from syncer.kube.client import Client
     from syncer.kube.kubeconfig import Access
-    from syncer.kube.types import Obj
     from syncer.naming import Names
-    from syncer.proxy.callers import Caller
     from syncer.proxy.server import Observer, Route
     from syncer.settings import Settings
 
@@ -99,12 +97,7 @@ class FrontDoor:
         return VirtualServers(await open_cluster(vouched), await open_cluster(bare))
 
     def _routes(self, relay: Relay, servers: VirtualServers) -> list[Route]:
-        async def ask(caller: Caller, path: str, body: Obj) -> Any:
-            cluster = servers.of(caller)
-            await cluster.headers()
-            return await relay.ask(cluster, path, caller.credentials, body)
-
-        gate, names, virtual, host = Gate(ask), self._names, self._virtual, self._host
+        gate, names, virtual, host = Gate(relay, servers), self._names, self._virtual, self._host
         containers = Containers(gate=gate, relay=relay, servers=servers, names=names, virtual=virtual, host=host)
         return [Kubelets(gate=gate, relay=relay, containers=containers, names=names, virtual=virtual, host=host), containers]
 

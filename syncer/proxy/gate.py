@@ -12,20 +12,21 @@ from syncer.errors import ApiError, Forbidden
 from syncer.proxy.requests import RequestInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from syncer.kube.types import Obj
     from syncer.proxy.callers import Caller
+    from syncer.proxy.relay import Relay
+    from syncer.proxy.server import VirtualServers
 
 _ACCESS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _SUBJECT = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 
 
 class Gate:
-    """`ask(caller, path, body)` posts to the virtual API server as the caller, and raises ApiError or a network error."""
+    """Asks the virtual API server as the caller; what `relay` raises, ApiError or a network error, its methods raise."""
 
-    def __init__(self, ask: Callable[[Caller, str, Obj], Awaitable[Any]]) -> None:
-        self._ask = ask
+    def __init__(self, relay: Relay, servers: VirtualServers) -> None:
+        self._relay = relay
+        self._servers = servers
 
     async def require(self, caller: Caller, info: RequestInfo) -> None:
         """Return if the caller may do that. Raises Unauthorized, or Forbidden in kube-apiserver's words; ApiError if nobody can tell."""
@@ -46,6 +47,9 @@ class Gate:
         review = await self._ask(caller, _SUBJECT, {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"})
         found: Obj = (review.get("status") or {}).get("userInfo") or {}
         return found
+
+    async def _ask(self, caller: Caller, path: str, body: Obj) -> Any:
+        return await self._relay.ask(self._servers.of(caller), path, caller.credentials, body)
 
 
 def _kind(kind: str) -> Obj:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -20,6 +19,7 @@ from syncer.proxy.tunnel import BODY_BYTES, Joined, Peer, Tunnels, answer_of, he
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from multidict import MultiMapping
 
@@ -76,7 +76,6 @@ class Relay:
             trust_env=False,
             auto_decompress=False,
             skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             read_bufsize=_READ_BYTES,
             max_line_size=HEADER_BYTES,
             max_field_size=HEADER_BYTES,
@@ -99,41 +98,45 @@ class Relay:
         self, cluster: Cluster, path: str, credentials: MultiMapping[str], body: Obj | None = None, *, method: str = "POST"
     ) -> Any:
         """What `cluster` answers to a JSON object, or to nothing, sent with these credentials. Raises ApiError, or a network error."""
-        assert self._session is not None
         headers = CIMultiDict(credentials)
         headers["Accept"] = "application/json"
         if body is not None:
             headers["Content-Type"] = "application/json"
-        timeout = aiohttp.ClientTimeout(total=_ASK_SECONDS, sock_connect=_CONNECT_SECONDS)
-        async with self._session.request(
-            method,
-            URL(cluster.server + path, encoded=True),
-            data=None if body is None else codec.dumps(body),
-            headers=headers,
-            ssl=cluster.ssl or True,
-            server_hostname=cluster.server_name,
-            proxy=cluster.proxy,
-            timeout=timeout,
-            allow_redirects=False,
+        await cluster.headers()  # which has it look whether its certificates changed
+        async with self._request(
+            method, cluster, path, headers, None if body is None else codec.dumps(body), total_seconds=_ASK_SECONDS
         ) as response:
             answer = await Answer.read(response)
         if 200 <= answer.status < 300:
             return answer.json()
         raise api_error(answer.status, answer.status_body(), retry_after(answer))
 
-    @asynccontextmanager
-    async def read(self, cluster: Cluster, path: str, headers: MultiMapping[str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    def read(self, cluster: Cluster, path: str, headers: MultiMapping[str]) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """What `cluster` answers to a GET, with a body that is still to be read. Raises a network error."""
+        return self._request("GET", cluster, path, headers)
+
+    def _request(
+        self,
+        method: str,
+        cluster: Cluster,
+        path: str,
+        headers: MultiMapping[str],
+        data: bytes | AsyncIterator[bytes] | None = None,
+        *,
+        total_seconds: float | None = None,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         assert self._session is not None
-        async with self._session.get(
+        return self._session.request(
+            method,
             URL(cluster.server + path, encoded=True),
-            headers=headers,
+            headers=CIMultiDict(headers),
+            data=data,
             ssl=cluster.ssl or True,
             server_hostname=cluster.server_name,
             proxy=cluster.proxy,
+            timeout=aiohttp.ClientTimeout(total=total_seconds, sock_connect=_CONNECT_SECONDS),
             allow_redirects=False,
-        ) as answer:
-            yield answer
+        )
 
     async def pass_on(
         self,
@@ -208,7 +211,6 @@ class Relay:
         *,
         endless: bool,
     ) -> web.StreamResponse:
-        assert self._session is not None
         sent = CIMultiDict(headers)
         data = None
         if request.can_read_body:
@@ -217,16 +219,7 @@ class Relay:
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             data = await _begun(request.content, self._body_seconds)
-        async with self._session.request(
-            request.method,
-            URL(cluster.server + path, encoded=True),
-            headers=sent,
-            data=data,
-            ssl=cluster.ssl or True,
-            server_hostname=cluster.server_name,
-            proxy=cluster.proxy,
-            allow_redirects=False,
-        ) as answer:
+        async with self._request(request.method, cluster, path, sent, data) as answer:
             if answer.status < 200:
                 raise ApiError(502, "BadGateway", f"the {side} API server switches to another protocol without being asked")
             if side is Side.HOST and answer.status >= 300:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from syncer.kube.types import Obj
-    from syncer.proxy.callers import Caller
 
 NAMES = Names("blue", "team-17")
 KEY = Key("default", "web")
@@ -159,11 +158,7 @@ async def bench(virtual: Virtual | None = None, host: Host | None = None) -> Asy
         Client(Cluster(upstream.cluster.server, token="of-the-syncer"), Side.HOST) as host_client,
     ):
         servers = VirtualServers(vouched.cluster, bare.cluster)
-
-        async def ask(caller: Caller, path: str, body: Obj) -> Any:
-            return await relay.ask(servers.of(caller), path, caller.credentials, body)
-
-        route = Containers(gate=Gate(ask), relay=relay, servers=servers, names=NAMES, virtual=virtual_client, host=host_client)
+        route = Containers(gate=Gate(relay, servers), relay=relay, servers=servers, names=NAMES, virtual=virtual_client, host=host_client)
         async with front(vouched, bare, [route]) as door:
             yield Bench(door, virtual, host, vouched, bare, admin, upstream, relay)
 

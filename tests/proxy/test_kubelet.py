@@ -28,7 +28,6 @@ from tests.proxy.front import Front, Upstream, front
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from syncer.proxy.callers import Caller
 
 NAMES = Names("blue", "team-17")
 NODE: Obj = {"metadata": {"name": "n1", "uid": "node-uid", "annotations": {LABEL_MANAGED_BY: "blue"}}}
@@ -158,11 +157,7 @@ async def bench(virtual: Virtual | None = None, host: Host | None = None) -> Asy
         Client(Cluster(upstream.cluster.server, token="of-the-syncer"), Side.HOST) as host_client,
     ):
         servers = VirtualServers(api.cluster, api.cluster)
-
-        async def ask(caller: Caller, path: str, body: Obj) -> Any:
-            return await relay.ask(servers.of(caller), path, caller.credentials, body)
-
-        gate = Gate(ask)
+        gate = Gate(relay, servers)
         containers = Containers(gate=gate, relay=relay, servers=servers, names=NAMES, virtual=virtual_client, host=host_client)
         kubelets = Kubelets(gate=gate, relay=relay, containers=containers, names=NAMES, virtual=virtual_client, host=host_client)
         async with front(api, api, [kubelets, containers]) as door:
