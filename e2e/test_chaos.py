@@ -311,11 +311,19 @@ def _rests(virtual: VirtualCluster) -> bool:
     return before == _without_events(virtual)
 
 
+def _stands(virtual: VirtualCluster) -> bool:
+    """Whether the namespace is there and not on its way out; made again when it is gone."""
+    namespace = virtual.api.find(f"/api/v1/namespaces/{SHOP}")
+    if namespace is None:
+        virtual.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SHOP}})
+        return True
+    return "deletionTimestamp" not in namespace["metadata"]
+
+
 def judge(chaos: Chaos, strangers: list[tuple[str, str]]) -> None:
     daemon, virtual = chaos.daemon, chaos.virtual
-    if virtual.api.find(f"/api/v1/namespaces/{SHOP}") is None:
-        virtual.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SHOP}})
     daemon.start()
+    wait_until(lambda: _stands(virtual), f"namespace {SHOP} is there to stay", SETTLED_SECONDS)
     wait_agreed(virtual)
     for path, version in strangers:
         found = virtual.host.api.find(path)
