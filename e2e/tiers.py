@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).parents[1]
+_ERROR_LINES, _ERROR_LENGTH = 4, 600
 _TOOLS = Path(sys.executable).parent
 
 
@@ -43,12 +44,13 @@ class Tier:
 
 @dataclass
 class Outcome:
-    """What came of a tier. `broken` commands failed without a test that says so."""
+    """What came of a tier. `broken` commands failed without a test that says so; `failures` are tests, each with its first words."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     broken: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     skip_reasons: set[str] = field(default_factory=set)
     seconds: float = 0.0
 
@@ -122,8 +124,11 @@ def _run_pytest(tier: Tier, outcome: Outcome) -> None:
         code = _show(tier, command)
         for case in ET.parse(results).iter("testcase") if results.exists() else ():
             skipped = case.find("skipped")
-            if case.find("failure") is not None or case.find("error") is not None:
+            problem = next((found for found in (case.find("failure"), case.find("error")) if found is not None), None)
+            if problem is not None:
                 outcome.failed += 1
+                words = problem.get("message", "").splitlines()[:_ERROR_LINES]
+                outcome.failures.append(f"{case.get('classname')}::{case.get('name')}: " + " / ".join(words)[:_ERROR_LENGTH])
             elif skipped is not None:
                 outcome.skipped += 1
                 outcome.skip_reasons.add(skipped.get("message", ""))
@@ -149,6 +154,9 @@ def report(outcomes: dict[str, Outcome], seconds: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print()
     console.print(table)
+    for name, outcome in outcomes.items():
+        for failure in outcome.failures:
+            print(f"FAILED {name}: {failure}")
     # a pytest run that broke before it had results counts as one failure, so that the last line cannot look like success
     broken = sum(1 for outcome in outcomes.values() if any(remark.startswith("pytest") for remark in outcome.broken))
     total = [sum(getattr(outcome, what) for outcome in outcomes.values()) for what in ("passed", "failed", "skipped")]
