@@ -3,6 +3,8 @@
 ```
 SyncerError
 ├── ConfigError          a flag, file or kubeconfig is wrong: say which and what to write instead; exit code 2
+│   └── NoSuchCluster    there is no virtual cluster of that name; exit code 3
+├── TooLate              what a command waited for did not come in time; exit code 4
 ├── ApiError             an API server answered with a Status of failure
 │   ├── NotFound         404
 │   ├── Conflict         409, reason Conflict: the object moved on; retry from the newest cache, without an event
@@ -43,6 +45,14 @@ class SyncerError(Exception):
 
 class ConfigError(SyncerError):
     """Settings or credentials that cannot work; only a person can mend them."""
+
+
+class NoSuchCluster(ConfigError):
+    """There is no virtual cluster of that name where it was looked for; the message tells where that was."""
+
+
+class TooLate(SyncerError):
+    """What a command waited for did not come in time; the message tells what it waited for, and how to look further."""
 
 
 class WatchError(SyncerError):

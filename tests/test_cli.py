@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from syncer import cli
+from syncer.flags import join_negations
 from syncer.kube import codec
 from syncer.kube.types import CONFIGMAPS, Key, annotations_of
 from syncer.resources import ALL, known
@@ -114,7 +115,7 @@ def test_every_mistake_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_a_leading_dash_after_sync_belongs_to_it(argv: list[str], joined: list[str]) -> None:
-    assert cli.join_negations(argv) == joined
+    assert join_negations(argv) == joined
 
 
 @pytest.fixture

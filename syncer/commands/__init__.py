@@ -1,0 +1,42 @@
+"""The commands of `syncer`, a module each, named as the command is.
+
+A module has a `DESCRIPTION`, `add_arguments(parser)` and `async def run(arguments, environ, terminal) -> int`, whose result is the
+exit code; USAGE and EPILOG if argparse's own would not do. What fails is raised: `cli` tells it and chooses the code. Modules
+import what is heavy only in `run`, so that --help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from syncer.terminal import Terminal
+
+SUMMARIES = {
+    "start": "run the syncer",
+    "rights": "what the host grants, what is on and off, and the RBAC rules that the flags need",
+    "release-deletions": "let deletions go ahead that are being held",
+    "version": "print the version",
+}
+"""All commands in the order of --help, each in a few words."""
+
+
+class Command(Protocol):
+    """What a module of this package is."""
+
+    DESCRIPTION: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare what the command takes."""
+
+    async def run(self, arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
+        """Do it, and return the exit code."""
+
+
+def command(name: str) -> Command:
+    """The module of one of SUMMARIES."""
+    return cast("Command", importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))

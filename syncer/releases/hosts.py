@@ -1,0 +1,70 @@
+"""The host cluster that a command works on: the one that kubectl would take."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from syncer.errors import ConfigError
+from syncer.kube.client import Client
+from syncer.kube.config import load_cluster
+from syncer.kube.kubeconfig import read_kubeconfig
+from syncer.kube.types import Side
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+DEFAULT_KUBECONFIG = Path("~/.kube/config")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A kubeconfig's context."""
+
+    kubeconfig: Path
+    context: str
+    namespace: str
+    """That of the context, which -n overrides."""
+
+    async def connect(self) -> Client:
+        """A client, to be entered. Raises ConfigError."""
+        return Client(await load_cluster(str(self.kubeconfig), context=self.context), Side.HOST)
+
+
+def add_host_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--kubeconfig` and `--context`, as kubectl has them."""
+    group = parser.add_argument_group("Host cluster")
+    group.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig of the host [KUBECONFIG, else ~/.kube/config]")
+    group.add_argument("--context", metavar="NAME", help="its context (default: the current one)")
+
+
+async def host_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Host:
+    """The host that was chosen. Raises ConfigError, in words, if there is none."""
+    return await asyncio.to_thread(_host, arguments.kubeconfig, arguments.context or "", environ)
+
+
+def kubeconfig_files(environ: Mapping[str, str]) -> list[Path]:
+    """The files that kubectl would read: those of KUBECONFIG, or else the default; the first one is written to."""
+    named = [Path(part) for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+    return named or [DEFAULT_KUBECONFIG.expanduser()]
+
+
+def _host(kubeconfig: str | None, context: str, environ: Mapping[str, str]) -> Host:
+    if kubeconfig:
+        access = read_kubeconfig(Path(kubeconfig), context)
+        return Host(Path(kubeconfig), access.context, access.namespace)
+    files = kubeconfig_files(environ)
+    problem = f"there is no kubeconfig at {', '.join(map(str, files))}; name one by --kubeconfig or KUBECONFIG"
+    for file in files:
+        if file.exists():
+            try:
+                access = read_kubeconfig(file, context)
+            except ConfigError as error:
+                problem = str(error)
+            else:
+                return Host(file, access.context, access.namespace)
+    raise ConfigError(problem)
