@@ -188,6 +188,7 @@ FOLDERS = (
         release=_github("traefik/traefik", "v{v}/traefik_v{v}_linux_{arch}.tar.gz", "v{v}/traefik_v{v}_checksums.txt"),
     ),
     Folder("informer", "k8s.io/client-go", {"informer": ""}, own=True),
+    Folder("promrules", "github.com/prometheus-operator/prometheus-operator", {"promrules": ""}, own=True),
 )
 
 
