@@ -35,7 +35,7 @@ def test_each_word_of_sync_is_a_value_with_the_same_default() -> None:
 
 
 def test_k3s_leaves_out_the_same_controllers_as_the_lab() -> None:
-    template = (chart.CHART / "templates" / "statefulset.yaml").read_text()
+    template = (chart.CHART / "templates" / "_k3s.tpl").read_text()
     found = re.search(r"controllers=(\S+)", template)
     assert found is not None
     assert found[1].split(",") == ["*", *(f"-{name}" for name in _K3S_LEAVES_OUT)]
