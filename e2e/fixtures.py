@@ -43,7 +43,7 @@ _NODE_BINARIES = (
     "helm",
 )
 _VIRTUAL_BINARIES = ("kine", "kube-apiserver", "kube-controller-manager", "kubectl")
-_BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok", "informer")
+_BINARIES = ("etcd", "kine", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok", "informer", "promrules")
 
 
 class StartVirtual(Protocol):

@@ -6,9 +6,11 @@ import json
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 from e2e import chart
 from e2e.lab.virtual import _K3S_LEAVES_OUT
@@ -50,9 +52,41 @@ async def test_metrics_that_are_named_exist(file: str) -> None:
     assert named <= there
 
 
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[str]:
+    return [target["expr"] for panel in json.loads((FILES / "dashboard.json").read_text())["panels"] for target in panel["targets"]]
+
+
+def test_for_each_alert_there_is_something_to_do() -> None:
+    section = re.search(r"^## Alerts\n(.*?)^## ", (chart.CHART.parents[1] / "docs" / "operations.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None
+    rows = re.findall(r"^\| `(\w+)` \| .{20}", section[1], re.MULTILINE)
+    assert rows == [alert["alert"] for alert in alerts()]
+
+
+def labels_of_series() -> dict[str, set[str]]:
+    """Those that the syncer gives each of its metrics. Prometheus adds which pod it asked."""
+    found = {measure.series: {*measure.labels} for measure in Measure}
+    for collector, names in Metrics()._registry._collector_to_names.items():
+        if isinstance(collector, MetricWrapperBase):
+            found |= {name: {*collector._labelnames, "le"} for name in names}
+    return found
+
+
+@pytest.mark.parametrize("expression", [*(alert["expr"] for alert in alerts()), *panels()])
+def test_what_they_sum_by_are_labels_of_the_metrics(expression: str) -> None:
+    ours = [labels for name, labels in labels_of_series().items() if re.search(rf"\b{name}\b", expression)]
+    grouped = {label.strip() for labels in re.findall(r"\bby \(([^)]*)\)", expression) for label in labels.split(",")}
+    assert not ours or grouped <= set.intersection(*ours) | {"pod"}
+    matched = set(re.findall(r"(\w+)(?:=~?|!=|!~)\"", expression))
+    assert not ours or matched <= set.intersection(*ours) | {"namespace", "service"}
+
+
 def test_alerts_are_of_one_release_and_say_what_is_wrong() -> None:
-    alerts = [rule for group in yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
-    for alert in alerts:
+    for alert in alerts():
         selectors = re.findall(r"\{([^}]*)\}", alert["expr"])
         assert selectors, alert["alert"]
         assert all("@namespace@" in selector and "@release@" in selector for selector in selectors), alert["alert"]
@@ -61,9 +95,7 @@ def test_alerts_are_of_one_release_and_say_what_is_wrong() -> None:
 
 
 def test_the_dashboard_is_of_one_release() -> None:
-    panels = json.loads((FILES / "dashboard.json").read_text())["panels"]
-    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
-    assert all("@namespace@" in text and "@release@" in text for text in expressions)
+    assert all("@namespace@" in text and "@release@" in text for text in panels())
 
 
 def test_what_is_refused_is_no_value() -> None:
