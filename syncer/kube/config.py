@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from syncer.errors import ConfigError
-from syncer.kube.kubeconfig import SERVICE_ACCOUNT, Access, Item, read_kubeconfig, read_service_account
+from syncer.kube.kubeconfig import SERVICE_ACCOUNT, Access, Item, is_overtaken, read_kubeconfig, read_service_account
 from syncer.kube.plugins import Credential, run_plugin
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Cluster:
             self._due = _now() + CHECK_SECONDS
             try:
                 access = self._access
-                if force or await asyncio.to_thread(_changed, access):
+                if force or await asyncio.to_thread(is_overtaken, access):
                     access = await asyncio.to_thread(self._read)
                 await self.take(access, force=force)
             except ConfigError as error:
@@ -145,17 +145,6 @@ def _now() -> float:
 
 def _authorization(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _changed(access: Access) -> bool:
-    for path, *known in access.files:
-        try:
-            status = Path(path).stat()
-        except OSError:
-            return True
-        if known != [status.st_ino, status.st_size, status.st_mtime_ns]:
-            return True
-    return False
 
 
 def _identity(access: Access, credential: Credential) -> tuple[object, ...]:

@@ -64,6 +64,18 @@ class Access:
     user: str = ""
 
 
+def is_overtaken(access: Access) -> bool:
+    """Whether one of the files that it was read from is another now, or gone."""
+    for path, *known in access.files:
+        try:
+            status = Path(path).stat()
+        except OSError:
+            return True
+        if known != [status.st_ino, status.st_size, status.st_mtime_ns]:
+            return True
+    return False
+
+
 def read_kubeconfig(path: Path, context: str = "") -> Access:
     """What `path` says about `context`, or about its current-context when that is ""."""
     files: list[Fingerprint] = []

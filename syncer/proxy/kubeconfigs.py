@@ -15,7 +15,7 @@ import structlog
 import yaml
 
 from syncer.errors import NETWORK_ERRORS, AlreadyExists, ConfigError, Conflict, FenceClosed, Forbidden, NotFound, SyncerError
-from syncer.kube.kubeconfig import read_kubeconfig
+from syncer.kube.kubeconfig import is_overtaken, read_kubeconfig
 from syncer.kube.types import SECRETS, Key, Obj, labels_of
 from syncer.naming import DOMAIN
 
@@ -146,6 +146,7 @@ class KubeconfigSecrets:
         self._keys = tuple(dict.fromkeys((secret_key(namespace, name), *([extra] if extra is not None else ()))))
         self._labels = {f"{DOMAIN}/vcluster-name": name, f"{DOMAIN}/vcluster-namespace": namespace}
         self._told: dict[object, str] = {}
+        self._source: tuple[Access, Data] | None = None
 
     async def run(self) -> None:
         """Until cancelled: writes what is missing or different, at once when the kubeconfig has changed, else every minute."""
@@ -160,13 +161,14 @@ class KubeconfigSecrets:
 
     async def _read(self) -> Data | None:
         try:
-            access = await asyncio.to_thread(read_kubeconfig, self._kubeconfig)
-            data = secret_data(access, server=self._server, context=self._context)
+            if self._source is None or await asyncio.to_thread(is_overtaken, self._source[0]):
+                access = await asyncio.to_thread(read_kubeconfig, self._kubeconfig)
+                self._source = access, secret_data(access, server=self._server, context=self._context)
         except ConfigError as error:
             self._tell("source", f"--kube-config: {error}")
             return None
         self._told.pop("source", None)
-        return data
+        return self._source[1]
 
     async def _keep(self, key: Key, data: Data) -> bool:
         """Whether the Secret is now as it is to be."""
