@@ -31,7 +31,7 @@ from syncer.proxy.requests import parse
 from syncer.proxy.server import answered
 from syncer.proxy.serving import ServingCertificate
 from syncer.proxy.usage import GROUP, VERSION
-from syncer.runtime.patience import AGAIN, insist
+from syncer.runtime.patience import AGAIN, insist, until_told
 from syncer.translate.merge import owned
 from syncer.values import Address
 
@@ -187,7 +187,7 @@ class Aggregation:
         """Until cancelled; without an `api` until all traces are gone. Raises ConfigError when the port is taken."""
         if self._api is None:
             while not (self._leads() and await self._tend(None)):
-                await self._until_told(AGAIN if self._leads() else _LOOK_AGAIN)
+                await until_told(self._look, AGAIN if self._leads() else _LOOK_AGAIN)
             return
         settings = self._settings
         serving = ServingCertificate(
@@ -204,13 +204,7 @@ class Aggregation:
         self._tell("")
         while True:
             done = not self._leads() or await self._tend(port)
-            await self._until_told(_LOOK_AGAIN if done else AGAIN)
-
-    async def _until_told(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._look.wait()
-        self._look.clear()
+            await until_told(self._look, _LOOK_AGAIN if done else AGAIN)
 
     async def _tend(self, port: int | None) -> bool:
         """Have it registered at `port`, or not at all; False when that did not work."""

@@ -7,7 +7,6 @@ loopback. They share one authority, so one MutatingWebhookConfiguration is right
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -15,7 +14,7 @@ import structlog
 from syncer.errors import NETWORK_ERRORS, AlreadyExists, FenceClosed, NotFound, SyncerError
 from syncer.kube.types import MUTATING_WEBHOOKS, SERVICE_CIDRS, SERVICES, Key, Side, key_of
 from syncer.proxy.admission import AdmissionServer, service_cidr, webhook_configuration
-from syncer.runtime.patience import AGAIN, insist
+from syncer.runtime.patience import AGAIN, insist, until_told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -81,14 +80,8 @@ class Installation:
             self.problem = ""
             pause = _LOOK_AGAIN
             while True:
-                await self._until_told(pause)
+                await until_told(self._look, pause)
                 pause = _LOOK_AGAIN if await self._tend(server) else AGAIN
-
-    async def _until_told(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._look.wait()
-        self._look.clear()
 
     async def _tend(self, server: AdmissionServer) -> bool:
         """Put right what was changed; False when that did not work. What is installed serves all the same."""

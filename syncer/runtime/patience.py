@@ -1,8 +1,9 @@
-"""Attempts at what does not work yet, at start, when others may still be starting too."""
+"""Waiting: for what does not work yet at start, when others may still be starting too, and between two looks at something."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -18,6 +19,14 @@ log = structlog.get_logger("syncer.start")
 
 AGAIN = 2.0
 """Seconds between two attempts."""
+
+
+async def until_told(word: asyncio.Event, seconds: float) -> None:
+    """Wait for so long, or until `word` is set, which is cleared then."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await word.wait()
+    word.clear()
 
 
 async def insist(
