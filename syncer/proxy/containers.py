@@ -26,6 +26,7 @@ from syncer.kube import codec
 from syncer.kube.types import PODS, Key, Side, uid_of
 from syncer.proxy.callers import subprotocols, without_token
 from syncer.proxy.relay import is_upgrade
+from syncer.proxy.residents import container_names
 from syncer.translate.messages import host_names_hidden, names_of_pod
 from syncer.translate.metadata import recorded_uid, virtual_key
 from syncer.translate.references import CONTAINER_FIELDS
@@ -249,7 +250,7 @@ def choose_container(pod: Obj, name: str) -> str:
     """The container of that name, or the only one. Raises ApiError in kube-apiserver's words (validateContainer)."""
     pod_name = pod["metadata"]["name"]
     if name:
-        if name not in _names(pod):
+        if name not in container_names(pod):
             raise _no_container(name, pod_name)
         return name
     match (pod.get("spec") or {}).get("containers") or []:
@@ -258,17 +259,13 @@ def choose_container(pod: Obj, name: str) -> str:
         case []:
             raise ApiError(400, "BadRequest", f"a container name must be specified for pod {pod_name}")
         case _:
-            known = " ".join(_names(pod))
+            known = " ".join(container_names(pod))
             raise ApiError(400, "BadRequest", f"a container name must be specified for pod {pod_name}, choose one of: [{known}]")
 
 
 def _no_container(name: str, pod_name: str) -> ApiError:
     readable = name.encode(errors="replace").decode()
     return ApiError(400, "BadRequest", f"container {readable} is not valid for pod {pod_name}")
-
-
-def _names(pod: Obj) -> list[str]:
-    return [container["name"] for field in CONTAINER_FIELDS for container in _containers(pod, field)]
 
 
 def _containers(pod: Obj, field: str) -> list[Obj]:

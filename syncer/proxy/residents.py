@@ -60,10 +60,10 @@ def proven_pairs(names: Names, virtual: Iterable[Obj], host: Iterable[Obj]) -> I
             yield pod, image
 
 
-def container_names(pod: Mapping[str, Any]) -> frozenset[str]:
-    """Of the containers that the tenant has written, init containers and ephemeral ones among them."""
+def container_names(pod: Mapping[str, Any]) -> list[str]:
+    """Of the containers that the tenant has written, init containers and ephemeral ones among them, in kubectl's order."""
     spec = pod.get("spec") or {}
-    return frozenset(item["name"] for field in CONTAINER_FIELDS for item in spec.get(field) or ())
+    return [item["name"] for field in CONTAINER_FIELDS for item in spec.get(field) or ()]
 
 
 def _resident(pod: Obj, host_uid: str) -> Resident:
