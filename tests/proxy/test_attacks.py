@@ -13,8 +13,6 @@ from tests.proxy.front import CLIENT_CA, Front, Upstream, front
 from tests.proxy.wire import GET, KEPT, NEXT, PODS, POST, SPDY, SWITCHES, WEBSOCKET, Wire, ended, say, status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from syncer.proxy.server import Call
 
 NO_ANSWERS = [
@@ -31,24 +29,6 @@ NO_ANSWERS = [
     b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
 ]
 """What an API server never says. (A bare line feed ends a line for aiohttp as for its writer, so that is told on in order.)"""
-
-
-@pytest.fixture
-async def bare() -> AsyncIterator[Wire]:
-    async with Wire() as wire:
-        yield wire
-
-
-@pytest.fixture
-async def vouched() -> AsyncIterator[Wire]:
-    async with Wire() as wire:
-        yield wire
-
-
-@pytest.fixture
-async def door(vouched: Wire, bare: Wire) -> AsyncIterator[Front]:
-    async with front(vouched, bare) as door:
-        yield door
 
 
 class TestIdentity:

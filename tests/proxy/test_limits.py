@@ -16,25 +16,7 @@ from tests.proxy.front import Front, Upstream, front
 from tests.proxy.wire import GET, HASTY, KEPT, PODS, POST, SPDY, Wire, ended, say, status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-@pytest.fixture
-async def bare() -> AsyncIterator[Wire]:
-    async with Wire() as wire:
-        yield wire
-
-
-@pytest.fixture
-async def vouched() -> AsyncIterator[Wire]:
-    async with Wire() as wire:
-        yield wire
-
-
-@pytest.fixture
-async def door(vouched: Wire, bare: Wire) -> AsyncIterator[Front]:
-    async with front(vouched, bare) as door:
-        yield door
+    pass
 
 
 @pytest.mark.parametrize(

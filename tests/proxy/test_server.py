@@ -40,12 +40,6 @@ async def vouched() -> AsyncIterator[Upstream]:
         yield upstream
 
 
-@pytest.fixture
-async def door(vouched: Upstream, bare: Upstream) -> AsyncIterator[Front]:
-    async with front(vouched, bare) as door:
-        yield door
-
-
 async def wait(condition: Callable[[], bool]) -> None:
     """Until it holds."""
     async with asyncio.timeout(20):
