@@ -43,7 +43,7 @@ def build() -> Path:
     said = recipe()
     files: dict[str, Path | str | Link | None] = {}
     for layer in layers().values():
-        files |= _tree(layer)
+        files |= tree(layer)
     return images.build(
         Image(
             [SYNCER],
@@ -108,7 +108,8 @@ def _run(source: Path, layer: str, image: Path) -> None:
         raise LabError(f"{dockerfile.SCRIPT} {layer}: {done.stderr.strip()}")
 
 
-def _tree(directory: Path) -> dict[str, Path | str | Link | None]:
+def tree(directory: Path) -> dict[str, Path | str | Link | None]:
+    """What is in a directory, as `Image.files` has it."""
     found: dict[str, Path | str | Link | None] = {}
     for path in directory.rglob("*"):
         name = str(path.relative_to(directory))
