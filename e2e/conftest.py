@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-pytest_plugins = ["e2e.fixtures", "e2e.tenants"]
+pytest_plugins = ["e2e.fixtures", "e2e.tenants", "e2e.installed"]
 
 
 @pytest.fixture(scope="session", autouse=True)
