@@ -72,7 +72,7 @@ class Synchronization:
             specs,
             clients,
             names=names,
-            policy=_policy(settings, extent, version, self._owner),
+            policy=_policy(settings, extent, version, self._owner, fence.paused_at),
             wall=time.time,
             before_swap={Side.VIRTUAL: fence.verify, Side.HOST: fence.verify_host},
         )
@@ -154,7 +154,7 @@ class Synchronization:
         )
 
 
-def _policy(settings: Settings, extent: Extent, version: str, owner: Obj | None) -> Policy:
+def _policy(settings: Settings, extent: Extent, version: str, owner: Obj | None, paused_at: float) -> Policy:
     return Policy(
         service_name=settings.service_name,
         dns_service=settings.dns_service,
@@ -173,6 +173,7 @@ def _policy(settings: Settings, extent: Extent, version: str, owner: Obj | None)
         clear_node_images=settings.node_clear_image_status,
         fake_kubelets=settings.proxy and not settings.disable_fake_kubelets,
         kubelet_port=settings.port if settings.fake_kubelet_ips else 0,
+        paused_at=paused_at,
         owner=owner,
     )
 

@@ -31,6 +31,8 @@ VIRTUAL_UID = "virtual-uid"
 """Data key of the owner ConfigMap."""
 RELEASE_DELETIONS = f"{DOMAIN}/release-deletions"
 """Annotation of the owner ConfigMap: the RFC 3339 time up to which held deletions are released."""
+PAUSED_AT = f"{DOMAIN}/paused-at"
+"""Annotation of the owner ConfigMap: the RFC 3339 time up to which host pods had been started that a pause deleted."""
 
 _KUBE_SYSTEM = Key("", "kube-system")
 _FRESH = 1.0
@@ -61,6 +63,8 @@ class Fence:
         self.virtual_uid = ""
         self.released_at: float | None = None
         """Up to when a person released held deletions (epoch seconds), as last read from the owner."""
+        self.paused_at = 0.0
+        """Up to when host pods had been started that a pause deleted (epoch seconds), as read at the start; 0.0 for none."""
         self._closed: dict[Side, str] = {Side.VIRTUAL: "not checked yet"}
 
     @property
@@ -98,6 +102,7 @@ class Fence:
             self.virtual_uid = uid
         self._closed.pop(Side.HOST, None)
         self._read_release(owner)
+        self.paused_at = _time(owner, PAUSED_AT) or 0.0
         self._judge(uid)
 
     async def verify(self) -> None:
@@ -125,13 +130,8 @@ class Fence:
         self._read_release(owner)
 
     def _read_release(self, owner: Obj) -> None:
-        text = annotations_of(owner).get(RELEASE_DELETIONS, "")
-        if not text:
-            return
-        try:
-            self.released_at = datetime.fromisoformat(text).timestamp()
-        except ValueError:
-            log.warning("release.unreadable", annotation=RELEASE_DELETIONS, text=text, remedy="write an RFC 3339 time")
+        if (at := _time(owner, RELEASE_DELETIONS)) is not None:
+            self.released_at = at
 
     async def _record(self, uid: str) -> Obj:
         body: Obj = {
@@ -172,3 +172,13 @@ class Fence:
     def _owner_object(self) -> Obj:
         metadata = {"namespace": self.owner.namespace, "name": self.owner.name, "uid": self.owner_uid}
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+def _time(owner: Obj, annotation: str) -> float | None:
+    """Epoch seconds; None where there is no such time."""
+    text = annotations_of(owner).get(annotation, "")
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        log.warning("owner.unreadable", annotation=annotation, text=text, remedy="write an RFC 3339 time")
+        return None

@@ -52,6 +52,8 @@ class Policy:
     """Whether virtual nodes name the proxy as their kubelet."""
     kubelet_port: int = 0
     """The proxy's own port, to which a host Service for each virtual node leads; 0 for no such Services."""
+    paused_at: float = 0.0
+    """Up to when (epoch seconds) host pods had been started that a pause deleted; 0.0 if there was none. No flag: asked at start."""
     owner: Obj | None = None
     """ownerReference put on every namespaced host object; None with --set-owner=false."""
 

@@ -9,7 +9,7 @@ import pytest
 from syncer.errors import FenceClosed
 from syncer.kube.client import Client
 from syncer.kube.types import CONFIGMAPS, NAMESPACES, Key, Side, uid_of
-from syncer.sync.fence import RELEASE_DELETIONS, VIRTUAL_UID, Fence, owner_key
+from syncer.sync.fence import PAUSED_AT, RELEASE_DELETIONS, VIRTUAL_UID, Fence, owner_key
 from syncer.sync.recorder import Notice
 from tests.fakes.apiserver import FakeApiServer
 
@@ -158,3 +158,14 @@ async def test_a_release_is_read_from_the_owner(
     host_api.change(CONFIGMAPS, OWNER, {"metadata": {"annotations": {RELEASE_DELETIONS: text}}})
     await running.verify_host()
     assert running.released_at == epoch
+
+
+async def test_it_knows_of_the_last_pause_from_the_start(clients: Mapping[Side, Client]) -> None:
+    first = fence(clients)
+    await first.open()
+    assert first.paused_at == 0.0
+    for text, expected in (("1970-01-01T00:01:00Z", 60.0), ("yesterday", 0.0)):
+        await clients[Side.HOST].patch(CONFIGMAPS, OWNER, {"metadata": {"annotations": {PAUSED_AT: text}}})
+        resumed = fence(clients)
+        await resumed.open()
+        assert resumed.paused_at == expected

@@ -8,6 +8,7 @@ The states of a pair, and what follows:
   time. It is deleted, and its controller makes another, unless it had finished: then it is left alone, exit codes, owner
   and all, as a finished pod of any cluster whose node is gone; who made it cleans it up. A pod with finalizers (a Job's) is
   marked failed before, since no kubelet will ever report its end.
+- virtual only, and its host pod went in a pause of the virtual cluster: a new host pod is made for it, see `pauses`.
 - both: status up; bound to its node as soon as the virtual Node is there; metadata and what may change of the spec down. Where the host
   does not let us do that (resize, ephemeral containers, readiness gates), the tenant is told.
 - either deleting: the other is deleted with the same grace period, and status goes on being copied until the end.

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from syncer.kube.types import NODES, PODS, Key, Lane, Obj, Ref, Side, annotations_of, is_deleting, key_of, uid_of
 from syncer.resources.pods.creation import create
+from syncer.resources.pods.pauses import as_new, was_paused
 from syncer.resources.pods.update import down, status_up
 from syncer.sync.intents import Again, Bind, Delete, Intent, Pair, Patch, Refuse, Wait
 from syncer.sync.view import View
@@ -55,6 +56,8 @@ def _virtual_only(pair: Pair, virtual: Obj, view: View) -> list[Intent]:
     if is_finished(virtual):
         return []
     if had_host_pod(virtual):
+        if was_paused(virtual, view.policy.paused_at):
+            return [as_new(virtual), *create(pair, virtual, view)]
         return _end(pair.key, virtual, "its host pod is gone, and a pod is never started a second time", unexplained=True)
     if _MIRROR in annotations_of(virtual):
         return [Refuse("StaticPod", "the mirror of a static pod cannot be synced: only the kubelet that reads its manifest can run it")]
