@@ -20,8 +20,8 @@ def was_paused(virtual: Obj, paused_at: float) -> bool:
     """Whether a pod that had a host pod had it before the pause; `paused_at` in epoch seconds, 0.0 for no pause."""
     status = virtual.get("status") or {}
     scheduled = (item.get("lastTransitionTime") for item in status.get("conditions") or () if item.get("type") == "PodScheduled")
-    started = status.get("startTime") or next(scheduled, None)
-    return bool(started) and datetime.fromisoformat(started).timestamp() <= paused_at
+    started: str | None = status.get("startTime") or next(scheduled, None)
+    return started is not None and datetime.fromisoformat(started).timestamp() <= paused_at
 
 
 def as_new(virtual: Obj) -> Patch:
