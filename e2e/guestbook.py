@@ -5,16 +5,16 @@ from __future__ import annotations
 import subprocess
 import urllib.parse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from e2e.errors import LabError
 from e2e.lab import node
 from e2e.lab.api import wait_until
 
 if TYPE_CHECKING:
-    from e2e.lab.cluster import ControlPlane
+    from e2e.lab.api import Api
     from e2e.lab.host import HostCluster
-    from e2e.lab.virtual import VirtualCluster
+    from e2e.lab.state import Lab
 
 MANIFEST = Path(__file__).parent / "manifests" / "guestbook.yaml"
 NAMESPACE = "guestbook"
@@ -22,7 +22,30 @@ PODS = 8
 """How many pods it has: primary, two replicas, three frontends, two peers."""
 
 
-def kubectl(cluster: ControlPlane, *words: str, check: bool = True, timeout: float = 120.0) -> str:
+class Cluster(Protocol):
+    """What is needed of any cluster."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kubeconfig(self) -> Path: ...
+    @property
+    def api(self) -> Api: ...
+    def binary(self, name: str) -> Path: ...
+
+
+class Virtual(Cluster, Protocol):
+    """What is needed of a virtual cluster, however it came to be."""
+
+    @property
+    def lab(self) -> Lab: ...
+    @property
+    def host(self) -> HostCluster: ...
+    @property
+    def host_namespace(self) -> str: ...
+
+
+def kubectl(cluster: Cluster, *words: str, check: bool = True, timeout: float = 120.0) -> str:
     """What kubectl prints for a cluster of the lab; LabError with its complaint when it fails and `check` is set."""
     command = [str(cluster.binary("kubectl")), f"--kubeconfig={cluster.kubeconfig}", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
@@ -31,12 +54,12 @@ def kubectl(cluster: ControlPlane, *words: str, check: bool = True, timeout: flo
     return done.stdout + (done.stderr if not check else "")
 
 
-def apply(virtual: VirtualCluster) -> None:
+def apply(virtual: Virtual) -> None:
     """Apply the application in the virtual cluster."""
     kubectl(virtual, "apply", "-f", str(MANIFEST))
 
 
-def pods(cluster: ControlPlane, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+def pods(cluster: Cluster, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
     """The pods of a namespace."""
     found: list[dict[str, Any]] = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
     return found
@@ -49,7 +72,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
     return ready and not pod["metadata"].get("deletionTimestamp")
 
 
-def wait_ready(virtual: VirtualCluster, count: int = PODS, timeout: float = 120.0) -> None:
+def wait_ready(virtual: Virtual, count: int = PODS, timeout: float = 120.0) -> None:
     """Until exactly `count` pods are there, all Ready, as the virtual cluster shows it."""
 
     def enough() -> bool:
@@ -59,14 +82,14 @@ def wait_ready(virtual: VirtualCluster, count: int = PODS, timeout: float = 120.
     wait_until(enough, f"{count} pods Ready in {virtual.name}", timeout)
 
 
-def host_pods(virtual: VirtualCluster) -> list[dict[str, Any]]:
+def host_pods(virtual: Virtual) -> list[dict[str, Any]]:
     """Those pods of the host that belong to the virtual cluster."""
     path = f"/api/v1/namespaces/{virtual.host_namespace}/pods"
     found: list[dict[str, Any]] = virtual.host.api.get(path, labelSelector=f"vcluster.loft.sh/managed-by={virtual.name}")["items"]
     return found
 
 
-def write_entry(virtual: VirtualCluster, text: str) -> None:
+def write_entry(virtual: Virtual, text: str) -> None:
     """Write a guestbook entry through the frontend, which hands it to the primary by its virtual DNS name.
 
     `text` must be one word: the frontend does not escape what it passes on.
@@ -75,7 +98,7 @@ def write_entry(virtual: VirtualCluster, text: str) -> None:
     wait_until(lambda: "Updated" in _ask(virtual, path), "an entry written")
 
 
-def read_entry(virtual: VirtualCluster, text: str) -> str:
+def read_entry(virtual: Virtual, text: str) -> str:
     """Read it back through the frontend, which asks a replica; waits until it has arrived there."""
     path = "/guestbook?cmd=get&key=messages"
     wait_until(lambda: text in _ask(virtual, path), f"the entry {text!r} read back")
@@ -87,7 +110,7 @@ def in_pod(host: HostCluster, namespace: str, pod: str, *command: str) -> str:
     return kubectl(host, "-n", namespace, "exec", pod, "--", *command)
 
 
-def host_pod_name(virtual: VirtualCluster, name: str, namespace: str = NAMESPACE) -> str:
+def host_pod_name(virtual: Virtual, name: str, namespace: str = NAMESPACE) -> str:
     """The host pod of a virtual one."""
     for pod in host_pods(virtual):
         annotations = pod["metadata"]["annotations"]
@@ -97,7 +120,7 @@ def host_pod_name(virtual: VirtualCluster, name: str, namespace: str = NAMESPACE
     raise LabError(f"{virtual.name}: {namespace}/{name} has no host pod")
 
 
-def _ask(virtual: VirtualCluster, path: str) -> str:
+def _ask(virtual: Virtual, path: str) -> str:
     """What the frontend answers, asked from the node: the host's ClusterIPs lead nowhere outside of it."""
     address = virtual.api.get(f"/api/v1/namespaces/{NAMESPACE}/services/frontend")["spec"]["clusterIP"]
     try:
