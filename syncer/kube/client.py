@@ -244,9 +244,13 @@ class Client:
         subresource: str = "",
         lane: Lane = Lane.SPEC,
         field_manager: str = "syncer",
+        force: bool = False,
         warnings: list[str] | None = None,
     ) -> Obj:
-        """The object as it is after the patch. `body` is a list for "json", else the part of an object. `warnings` as for `create`."""
+        """The object as it is after the patch. `body` is a list for "json", else the part of an object. `warnings` as for `create`.
+
+        With `force` an "apply" takes fields over from other managers instead of failing with Conflict.
+        """
         path = _path(resource, key.namespace, key.name, subresource)
         patched = await self._call(
             "patch",
@@ -254,7 +258,7 @@ class Client:
             subresource,
             "PATCH",
             path,
-            params={"fieldManager": field_manager},
+            params={"fieldManager": field_manager, **({"force": "true"} if force else {})},
             body=body,
             content_type=_CONTENT_TYPES[strategy],
             lane=lane,

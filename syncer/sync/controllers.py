@@ -6,7 +6,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from syncer.errors import Forbidden, NotFound
-from syncer.kube.types import Key, Obj, Resource, uid_of
+from syncer.kube.discovery import Discovery
+from syncer.kube.types import Key, Obj, uid_of
 
 if TYPE_CHECKING:
     from syncer.kube.client import Client
@@ -21,7 +22,7 @@ class Controllers:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._kinds: dict[str, dict[str, Resource]] = {}
+        self._discovery = Discovery(client)
         self._above: OrderedDict[str, Obj | None] = OrderedDict()
 
     async def outermost(self, obj: Obj) -> Obj | None:
@@ -52,7 +53,7 @@ class Controllers:
     async def _metadata(self, reference: Obj, namespace: str) -> Obj | None:
         """None for one that is gone or not served: owner references are words, nobody checks them."""
         try:
-            resource = (await self._served(reference["apiVersion"])).get(reference["kind"])
+            resource = await self._discovery.find(reference["apiVersion"], reference["kind"])
             if resource is None:
                 return None
             key = Key(namespace if resource.namespaced else "", reference["name"])
@@ -60,16 +61,3 @@ class Controllers:
         except (NotFound, Forbidden):
             return None
         return found if uid_of(found) == reference["uid"] else None
-
-    async def _served(self, api_version: str) -> dict[str, Resource]:
-        """Types of an API version by kind."""
-        if api_version not in self._kinds:
-            group, _, version = api_version.rpartition("/")
-            root = f"/apis/{api_version}" if group else f"/api/{version}"
-            listed = (await self._client.request_json("GET", root)).get("resources") or ()
-            self._kinds[api_version] = {
-                item["kind"]: Resource(group, version, item["name"], item["kind"], item["namespaced"])
-                for item in listed
-                if "/" not in item["name"]
-            }
-        return self._kinds[api_version]

@@ -1,0 +1,39 @@
+"""Which types an API server serves, by what objects call them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from syncer.errors import NotFound
+from syncer.kube.types import Resource
+
+if TYPE_CHECKING:
+    from syncer.kube.client import Client
+
+
+class Discovery:
+    """Asks the API server of `client`, for each API version as often as something is missing there."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._kinds: dict[str, dict[str, Resource]] = {}
+
+    async def find(self, api_version: str, kind: str) -> Resource | None:
+        """The type of that apiVersion and kind, None while it is not served. Raises ApiError or a network error."""
+        if kind not in self._kinds.get(api_version, ()):
+            try:
+                self._kinds[api_version] = await self._ask(api_version)
+            except NotFound:
+                return None
+        return self._kinds[api_version].get(kind)
+
+    async def _ask(self, api_version: str) -> dict[str, Resource]:
+        group, _, version = api_version.rpartition("/")
+        root = f"/apis/{quote(api_version)}" if group else f"/api/{quote(version)}"
+        listed = (await self._client.request_json("GET", root)).get("resources") or ()
+        return {
+            item["kind"]: Resource(group, version, item["name"], item["kind"], item["namespaced"])
+            for item in listed
+            if "/" not in item["name"]
+        }
