@@ -20,6 +20,7 @@ from syncer.translate.selectors import equalities, parse_selector
 from syncer.values import (
     Address,
     BindAddress,
+    CertificateLife,
     Count,
     Duration,
     File,
@@ -230,6 +231,15 @@ class Settings(BaseModel):
     drain_time: Annotated[
         Duration, Flag(PROXY, "DURATION", "how long requests may go on when it is stopped; watches and tunnels are ended at once")
     ] = 1.0
+    certificate_life: Annotated[
+        CertificateLife,
+        Flag(
+            PROXY,
+            "DURATION",
+            "how long serving certificates are good that the syncer issues; each is renewed at 80 % of that",
+            default="8760h",
+        ),
+    ] = 365 * 86400.0
     kube_config_context_name: Annotated[
         str,
         Flag(PROXY, "NAME", "name of context, cluster and user in the kubeconfig that is written", default="those in --kube-config"),

@@ -19,6 +19,7 @@ from syncer.translate.selectors import parse_selector
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _PIECE = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
+_SHORTEST_LIFE = 600.0
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 
@@ -49,6 +50,12 @@ def duration(text: str) -> float:
         raise ValueError(f"{text!r} is not a duration; write 15s, 1m30s or a number of seconds")
     if seconds <= 0:
         raise ValueError(f"{text!r} must be longer than nothing")
+    return seconds
+
+
+def _not_hasty(seconds: float) -> float:
+    if seconds < _SHORTEST_LIFE:
+        raise ValueError("certificates have to last 10m at least, so that there is time to renew them")
     return seconds
 
 
@@ -144,6 +151,7 @@ Port = Annotated[int, Field(ge=0, le=65535), _else("is not a port; write a numbe
 """A TCP port, 0 picks a free one."""
 Duration = Annotated[float, Field(gt=0), _text(duration)]
 """Seconds."""
+CertificateLife = Annotated[Duration, AfterValidator(_not_hasty)]
 LeaseDuration = Annotated[Duration, AfterValidator(_whole)]
 LogFormat = Annotated[Literal["auto", "json", "console"], _text(str.lower), _else("is none of auto, json, console")]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], _text(str.lower), _else("is none of debug, info, warning, error")]

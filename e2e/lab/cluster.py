@@ -22,6 +22,7 @@ from e2e.lab.state import BRIDGE_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
     from pathlib import Path
     from types import ModuleType
 
@@ -168,11 +169,11 @@ class ControlPlane:
         process.stop(self.dir, controller_manager.NAME, grace=0)
         process.stop(self.dir, scheduler.NAME, grace=0)
 
-    def issue_certificates(self) -> None:
-        """Make what is missing in `tls/`, and the kubeconfigs."""
-        server_ca = pki.Authority(self.tls, "server-ca")
-        client_ca = pki.Authority(self.tls, "client-ca")
-        request_header_ca = pki.Authority(self.tls, "request-header-ca")
+    def issue_certificates(self, life: timedelta | None = None) -> None:
+        """Make what is missing in `tls/`, and the kubeconfigs; with a `life` all of it anew, but for the authorities."""
+        server_ca = pki.Authority(self.tls, "server-ca", life=life)
+        client_ca = pki.Authority(self.tls, "client-ca", life=life)
+        request_header_ca = pki.Authority(self.tls, "request-header-ca", life=life)
         pki.service_account_key(self.tls)
         server_ca.issue("serving-kube-apiserver", "kube-apiserver", usage="server", sans=self._server_names())
         client_ca.issue("client-kube-apiserver", "system:apiserver", ["system:masters"])

@@ -12,6 +12,7 @@ from e2e.lab.state import HOST_SERVICE_RANGE, POD_RANGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
     from pathlib import Path
 
     from e2e.lab.state import Lab
@@ -76,9 +77,11 @@ class HostCluster(ControlPlane):
             }
         )
 
-    def client_kubeconfig(self, user: str, organizations: Sequence[str] = (), *, namespace: str = "default") -> Path:
-        """The kubeconfig of a user with a client certificate; what it may do is RBAC's matter."""
-        client = pki.Authority(self.tls, "client-ca").issue(f"user-{user}", user, organizations)
+    def client_kubeconfig(
+        self, user: str, organizations: Sequence[str] = (), *, namespace: str = "default", life: timedelta | None = None
+    ) -> Path:
+        """The kubeconfig of a user with a client certificate, which with a `life` is a new one; what it may do is RBAC's matter."""
+        client = pki.Authority(self.tls, "client-ca", life=life).issue(f"user-{user}", user, organizations)
         path = self.dir / "users" / f"{user}.kubeconfig"
         return kubeconfig.write(path, self.server, self.tls / "server-ca.crt", client.cert, client.key, self.name, namespace=namespace)
 

@@ -34,9 +34,13 @@ class Certificate:
 
 
 class Authority:
-    """A certificate authority in `<directory>/<name>.crt` and `.key`; made when it is not there."""
+    """A certificate authority in `<directory>/<name>.crt` and `.key`; made when it is not there.
 
-    def __init__(self, directory: Path, name: str) -> None:
+    With a `life` all that it issues is made anew, and lasts that long.
+    """
+
+    def __init__(self, directory: Path, name: str, *, life: dt.timedelta | None = None) -> None:
+        self._life = life
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory = directory
         self.name = name
@@ -63,7 +67,7 @@ class Authority:
         issued = Certificate(self.directory / f"{name}.crt", self.directory / f"{name}.key")
         authority = x509.load_pem_x509_certificate(self.cert.read_bytes())
         extensions = _leaf_extensions(authority, usage, sorted(set(sans)))
-        if issued.key.exists() and issued.cert.exists():
+        if self._life is None and issued.key.exists() and issued.cert.exists():
             had = x509.load_pem_x509_certificate(issued.cert.read_bytes())
             same = had.subject == _subject(common_name, organizations) and [e.value for e in had.extensions] == [e for e, _ in extensions]
             if same and _is_issued_by(had, authority):
@@ -73,7 +77,14 @@ class Authority:
         key = _make_key(issued.key)
         _write(
             issued.cert,
-            _sign(_subject(common_name, organizations), key, issuer=authority.subject, issuer_key=authority_key, extensions=extensions),
+            _sign(
+                _subject(common_name, organizations),
+                key,
+                issuer=authority.subject,
+                issuer_key=authority_key,
+                extensions=extensions,
+                life=self._life or _LIFE,
+            ),
         )
         return issued
 
@@ -152,6 +163,7 @@ def _sign(
     issuer: x509.Name,
     issuer_key: ec.EllipticCurvePrivateKey,
     extensions: _Extensions,
+    life: dt.timedelta = _LIFE,
 ) -> bytes:
     now = dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder(
@@ -160,7 +172,7 @@ def _sign(
         public_key=key.public_key(),
         serial_number=x509.random_serial_number(),
         not_valid_before=now - dt.timedelta(minutes=5),  # clocks of containers may lag
-        not_valid_after=now + _LIFE,
+        not_valid_after=now + life,
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)

@@ -191,7 +191,11 @@ class Aggregation:
             return
         settings = self._settings
         serving = ServingCertificate(
-            ca_cert=settings.server_ca_cert, ca_key=settings.server_ca_key, client_ca=settings.request_header_ca_cert, names=_names
+            ca_cert=settings.server_ca_cert,
+            ca_key=settings.server_ca_key,
+            client_ca=settings.request_header_ca_cert,
+            names=_names,
+            life=settings.certificate_life,
         )
         await insist("the certificate of metrics.k8s.io", serving.begin, tell=self._tell, files_may_come=True)
         server = AggregatedServer(self._api, serving, port=settings.metrics_server_port, observer=self._observer)

@@ -3,14 +3,14 @@ library it needs is large; nothing else imports it.
 
 Reads one JSON object from standard input:
 
-- `{ca, ca_key}` (PEM texts of an authority to go on with) or `{}`: for the webhook on this machine's loopback. Prints
+- `{ca, ca_key, life}` (PEM texts of an authority to go on with) or `{life}`: for the webhook on this machine's loopback. Prints
   `{ca, ca_key, certificate, key, issued, expires}`. `ca` is what to trust: after the authority itself come its predecessors,
   whose certificates may be served until they end.
-- `{ca, ca_key, names, life}`: for the API server of a virtual cluster, whose authority is given; `life` is seconds. Prints
+- `{ca, ca_key, names, life}`: for the API server of a virtual cluster, whose authority is given. Prints
   `{certificate, key, issued, expires, last}`, or `{refused, why}` with which of `ca` and `ca_key` cannot be used. `last` tells
   that the certificate ends with its authority, so that another one would last no longer.
 
-All but the times, which are seconds since the epoch, are PEM texts.
+`life` is seconds. All but the times, which are seconds since the epoch, are PEM texts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_LIFE = timedelta(days=3650)
-LIFE = timedelta(days=365)
 _SKEW = timedelta(minutes=5)
 """Certificates begin that long ago, for clocks that were set back since."""
 
@@ -57,10 +56,11 @@ def issue(request: dict[str, Any], now: datetime) -> dict[str, Any]:
 
 def issue_loopback(request: dict[str, Any], now: datetime) -> dict[str, Any]:
     """A serving certificate of the authority in `request`, or of a new one when that is missing or near its end."""
-    ca, ca_key = _given(request, now) or _new_authority(now)
+    life = timedelta(seconds=request["life"])
+    ca, ca_key = _given(request, now + 2 * life) or _new_authority(now)
     trusted = [ca, *(older for older in _trusted(request) if older != ca and older.not_valid_after_utc > now)]
     return {
-        **_issue("syncer admission webhook", ["localhost", "127.0.0.1"], (ca, ca_key), now, now + LIFE),
+        **_issue("syncer admission webhook", ["localhost", "127.0.0.1"], (ca, ca_key), now, now + life),
         "ca": "".join(_text(authority) for authority in trusted),
         "ca_key": _pem(ca_key),
     }
@@ -156,14 +156,14 @@ def _private_key(text: str) -> _Key:
     return key
 
 
-def _given(request: dict[str, Any], now: datetime) -> _Authority | None:
+def _given(request: dict[str, Any], until: datetime) -> _Authority | None:
     if not (trusted := _trusted(request)):
         return None
     ca = trusted[0]
     key = load_pem_private_key(request["ca_key"].encode(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or ca.public_key() != key.public_key():
         raise ValueError("the authority's certificate and key do not belong together")
-    return (ca, key) if ca.not_valid_after_utc - now > 2 * LIFE else None
+    return (ca, key) if ca.not_valid_after_utc > until else None
 
 
 def _trusted(request: dict[str, Any]) -> list[x509.Certificate]:

@@ -35,7 +35,7 @@ PATIENCE = 60.0
 """Seconds that issuing may take; it is a tenth of one unless the machine is overloaded."""
 
 LIFE = 365 * 86400.0
-"""Seconds that serving certificates are good for."""
+"""Seconds that serving certificates are good for, unless it is said otherwise."""
 _RENEW_AFTER = 0.8
 """Of a certificate's life: then there is time left to find out why there is no other."""
 _TRIES = 3
@@ -93,13 +93,13 @@ class Certificates(Served):
     ca_key: bytes = field(repr=False, kw_only=True)
 
 
-async def issue_certificates(previous: Certificates | None = None, *, patience: float = PATIENCE) -> Certificates:
-    """A fresh serving certificate for the loopback, of the authority of `previous` if that lasts long enough, else of a new one.
+async def issue_certificates(previous: Certificates | None = None, *, life: float = LIFE, patience: float = PATIENCE) -> Certificates:
+    """A serving certificate for the loopback, good for `life` seconds, of the authority of `previous` if that lasts, else of a new one.
 
     Raises SyncerError when the helper process fails.
     """
-    request = {} if previous is None else {"ca": previous.ca.decode(), "ca_key": previous.ca_key.decode()}
-    answer = await _ask(request, "issuing the certificate of the admission webhook", patience)
+    authority = {} if previous is None else {"ca": previous.ca.decode(), "ca_key": previous.ca_key.decode()}
+    answer = await ask_authority({**authority, "life": life}, "issuing the certificate of the admission webhook", patience)
     return Certificates(**_served(answer), ca=answer["ca"].encode(), ca_key=answer["ca_key"].encode())
 
 
@@ -109,7 +109,7 @@ async def issue_served(ca: str, ca_key: str, names: Iterable[str], *, life: floa
     Raises Unusable when that can issue none, SyncerError when the helper process fails.
     """
     request = {"ca": ca, "ca_key": ca_key, "names": sorted(names), "life": life}
-    answer = await _ask(request, "issuing the serving certificate of the front door", patience)
+    answer = await ask_authority(request, "issuing the serving certificate of the front door", patience)
     if "refused" in answer:
         raise Unusable(answer["refused"], answer["why"])
     return Served(**_served(answer), last=answer["last"])
@@ -126,12 +126,16 @@ def secret_key(namespace: str, name: str) -> Key:
 
 
 class SharedAuthority:
-    """The authority of all replicas of the virtual cluster `name`, in a Secret. `owner` is its ownerReference, if it is to have one."""
+    """The authority of all replicas of the virtual cluster `name`, in a Secret. `owner` is its ownerReference, if it is to have one.
 
-    def __init__(self, host: Client, *, namespace: str, name: str, owner: Obj | None) -> None:
+    `life`, in seconds, is that of the serving certificates; the authority's own is years.
+    """
+
+    def __init__(self, host: Client, *, namespace: str, name: str, owner: Obj | None, life: float = LIFE) -> None:
         self._host = host
         self._name = name
         self._owner = owner
+        self._life = life
         self.key = secret_key(namespace, name)
 
     async def bundle(self) -> bytes:
@@ -147,7 +151,7 @@ class SharedAuthority:
         for _ in range(_TRIES):
             secret = await self._read()
             given = self._parse(secret) if secret is not None else previous
-            issued = await issue_certificates(given)
+            issued = await issue_certificates(given, life=self._life)
             if secret is not None and given is not None and issued.ca == given.ca:
                 return issued
             try:
@@ -189,8 +193,8 @@ class SharedAuthority:
         )
 
 
-async def _ask(request: Mapping[str, Any], what: str, patience: float) -> Mapping[str, Any]:
-    """What the helper process answers; `what` is for messages."""
+async def ask_authority(request: Mapping[str, Any], what: str, patience: float = PATIENCE) -> Mapping[str, Any]:
+    """What `python -m syncer.proxy.authority` answers; `what` is for messages. Raises SyncerError when that fails."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "syncer.proxy.authority", stdin=pipe, stdout=pipe, stderr=pipe)
     try:

@@ -61,7 +61,11 @@ class FrontDoor:
             more=settings.tls_san,
         )
         serving = ServingCertificate(
-            ca_cert=settings.server_ca_cert, ca_key=settings.server_ca_key, client_ca=settings.client_ca_cert, names=names
+            ca_cert=settings.server_ca_cert,
+            ca_key=settings.server_ca_key,
+            client_ca=settings.client_ca_cert,
+            names=names,
+            life=settings.certificate_life,
         )
         servers = await insist("the way to the virtual API server", self._open, tell=self._tell, files_may_come=True)
         await insist("the certificate to serve with", serving.begin, tell=self._tell, files_may_come=True)

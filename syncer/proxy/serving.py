@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from syncer.errors import NETWORK_ERRORS, ConfigError, SyncerError
-from syncer.proxy.certificates import Unusable, issue_served
+from syncer.proxy.certificates import LIFE, Unusable, issue_served
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,8 +47,8 @@ class ServingCertificate:
     """Keeps `context` fit for new connections: `begin` makes the first one, `run` those that follow.
 
     The files are PEM; `names` tells the host names and IP addresses of the moment, and never fails. It is asked, and the files
-    are looked at, `every` so many seconds. `wall` is epoch seconds. `issue` makes a certificate from the texts of authority and
-    key, and the names.
+    are looked at, `every` so many seconds. `wall` is epoch seconds, `life` how many of them a certificate is good for.
+    `issue` is `certificates.issue_served`, or behaves like it.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class ServingCertificate:
         client_ca: Path,
         names: Callable[[], Awaitable[frozenset[str]]],
         wall: Callable[[], float] = time.time,
-        issue: Callable[[str, str, frozenset[str]], Awaitable[Served]] = issue_served,
+        life: float = LIFE,
+        issue: Callable[..., Awaitable[Served]] = issue_served,
         every: float = _LOOK_AGAIN,
     ) -> None:
         self._ca_cert = ca_cert
@@ -67,6 +68,7 @@ class ServingCertificate:
         self._client_ca = client_ca
         self._names = names
         self._wall = wall
+        self._life = life
         self._issue = issue
         self._every = every
         self._context: ssl.SSLContext | None = None
@@ -141,7 +143,7 @@ class ServingCertificate:
         ca = await asyncio.to_thread(_read, "--server-ca-cert", self._ca_cert)
         key = await asyncio.to_thread(_read, "--server-ca-key", self._ca_key)
         try:
-            return await self._issue(ca, key, names)
+            return await self._issue(ca, key, names, life=self._life)
         except Unusable as error:
             flag, path = ("--server-ca-cert", self._ca_cert) if error.field == "ca" else ("--server-ca-key", self._ca_key)
             raise ConfigError(

@@ -15,7 +15,7 @@ import pytest
 from syncer.errors import ConfigError, FenceClosed, Refused, Stale, api_error
 from syncer.proxy import authority
 from syncer.proxy.admission import AdmissionServer, read_review, service_cidr, status_of, wants_addresses, webhook_configuration
-from syncer.proxy.certificates import Certificates
+from syncer.proxy.certificates import LIFE, Certificates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,7 +29,7 @@ PATCH = [{"op": "add", "path": "/spec/clusterIP", "value": "10.96.0.7"}]
 
 def certificates(previous: Certificates | None = None) -> Certificates:
     request = {} if previous is None else {"ca": previous.ca.decode(), "ca_key": previous.ca_key.decode()}
-    issued = authority.issue(request, datetime.now(UTC))
+    issued = authority.issue({**request, "life": LIFE}, datetime.now(UTC))
     pems: Any = {name: str(issued[name]).encode() for name in ("ca", "ca_key", "certificate", "key")}
     return Certificates(**pems, issued_at=float(issued["issued"]), expires_at=float(issued["expires"]))
 

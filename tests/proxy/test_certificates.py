@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from syncer.errors import SyncerError
 from syncer.proxy import authority
-from syncer.proxy.certificates import Certificates, Served, Unusable, issue_certificates, issue_served
+from syncer.proxy.certificates import LIFE, Certificates, Served, Unusable, issue_certificates, issue_served
 from tests.proxy.pki import Pki, ec_key, rsa_key
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -22,7 +22,7 @@ def parsed(pem: object) -> x509.Certificate:
 
 
 def test_the_certificate_is_for_loopback_servers_only() -> None:
-    issued = authority.issue({}, NOW)
+    issued = authority.issue({"life": LIFE}, NOW)
     ca, certificate = parsed(issued["ca"]), parsed(issued["certificate"])
     certificate.verify_directly_issued_by(ca)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -36,7 +36,7 @@ def test_the_certificate_is_for_loopback_servers_only() -> None:
 
 
 def test_lives() -> None:
-    issued = authority.issue({}, NOW)
+    issued = authority.issue({"life": LIFE}, NOW)
     ca, certificate = parsed(issued["ca"]), parsed(issued["certificate"])
     assert certificate.not_valid_after_utc == NOW + timedelta(days=365)
     assert issued["expires"] == certificate.not_valid_after_utc.timestamp()
@@ -46,8 +46,8 @@ def test_lives() -> None:
 
 @pytest.mark.parametrize(("years", "same"), [(0, True), (7, True), (9, False), (11, False)])
 def test_an_authority_is_kept_while_it_outlives_what_it_issues(years: int, same: bool) -> None:
-    first = authority.issue({}, NOW)
-    request = {"ca": str(first["ca"]), "ca_key": str(first["ca_key"])}
+    first = authority.issue({"life": LIFE}, NOW)
+    request = {"ca": str(first["ca"]), "ca_key": str(first["ca_key"]), "life": LIFE}
     second = authority.issue(request, NOW + timedelta(days=365 * years))
     assert (second["ca"] == first["ca"]) is same
     assert second["certificate"] != first["certificate"]
@@ -55,9 +55,9 @@ def test_an_authority_is_kept_while_it_outlives_what_it_issues(years: int, same:
 
 
 def test_a_key_of_another_authority_is_refused() -> None:
-    one, other = authority.issue({}, NOW), authority.issue({}, NOW)
+    one, other = authority.issue({"life": LIFE}, NOW), authority.issue({"life": LIFE}, NOW)
     with pytest.raises(ValueError, match="do not belong together"):
-        authority.issue({"ca": str(one["ca"]), "ca_key": str(other["ca_key"])}, NOW)
+        authority.issue({"ca": str(one["ca"]), "ca_key": str(other["ca_key"]), "life": LIFE}, NOW)
 
 
 async def test_issued_by_another_process() -> None:

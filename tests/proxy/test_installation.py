@@ -18,7 +18,7 @@ from syncer.kube.client import Client
 from syncer.kube.config import Cluster
 from syncer.kube.types import CONFIGMAPS, MUTATING_WEBHOOKS, SECRETS, SERVICE_CIDRS, Key, Obj, Side
 from syncer.proxy import authority
-from syncer.proxy.certificates import SharedAuthority, secret_key
+from syncer.proxy.certificates import LIFE, SharedAuthority, secret_key
 from syncer.proxy.installation import Installation
 from syncer.sync.fence import Fence, owner_key
 from syncer.sync.recorder import Notice
@@ -86,7 +86,7 @@ class TestSharedAuthority:
     async def test_near_its_end_it_is_renewed_once_and_its_predecessor_stays_trusted(
         self, clients: Mapping[Side, Client], host_api: FakeApiServer
     ) -> None:
-        old = authority.issue({}, LONG_AGO)
+        old = authority.issue({"life": LIFE}, LONG_AGO)
         keep(host_api, {"ca.crt": old["ca"], "ca.key": old["ca_key"]})
         issued = await asyncio.gather(*(shared(clients).issue() for _ in range(2)))
         assert issued[0].ca == issued[1].ca == pem(host_api)
@@ -231,7 +231,7 @@ class TestInstallation:
         """Somebody, or another replica, has put one in its place."""
         async with replicas(clients, 1) as (one,):
             await one.ready()
-            successor = authority.issue({}, datetime.now(UTC))
+            successor = authority.issue({"life": LIFE}, datetime.now(UTC))
             keep(host_api, {"ca.crt": successor["ca"], "ca.key": successor["ca_key"]})
             ca = str(successor["ca"]).encode()
             virtual_api.fault(on("patch", MUTATING_WEBHOOKS), status=503, times=1)

@@ -58,6 +58,7 @@ class World:
             client_ca=files.client_ca,
             names=self.tell_names,
             wall=self.wall,
+            life=self.life,
             issue=issue,
             every=EVERY,
         )
@@ -69,12 +70,12 @@ class World:
     def wall(self) -> float:
         return datetime.now(UTC).timestamp() + self.ahead
 
-    async def issue(self, ca: str, ca_key: str, names: frozenset[str]) -> Served:
+    async def issue(self, ca: str, ca_key: str, names: frozenset[str], *, life: float) -> Served:
         """As `issue_served` does it, in this process and at this world's time."""
         self.attempts += 1
         if self.failure is not None:
             raise self.failure
-        request = {"ca": ca, "ca_key": ca_key, "names": sorted(names), "life": self.life}
+        request = {"ca": ca, "ca_key": ca_key, "names": sorted(names), "life": life}
         try:
             made = authority.issue_front(request, datetime.fromtimestamp(self.wall(), UTC))
         except authority.Unusable as error:
@@ -305,6 +306,7 @@ class TestRenewal:
     @pytest.mark.parametrize("life", [600.0, LIFE])
     async def test_after_four_fifths_of_a_life(self, world: World, life: float) -> None:
         world.life, world.ahead = life, -0.85 * life
+        world.serving = world.make(world.issue)
         async with listening(world) as port:
             first = await served(port)
             assert (first.not_valid_after_utc - datetime.now(UTC)).total_seconds() == pytest.approx(0.15 * life, abs=30)
