@@ -53,6 +53,7 @@ class Measure(Enum):
     WATCH_STALENESS = ("syncer_watch_staleness_seconds", "Time since the last sign of life of a watch.", ("side", "resource"))
     DELETIONS_HELD = ("syncer_deletions_held", "Deletions that wait to be released by a person.", ("resource",))
     FENCE_CLOSED = ("syncer_fence_closed", "1 while nothing may be written, because the virtual control plane is not the recorded one.", ())
+    MANIFESTS = ("syncer_init_manifests", "Documents of --init-manifests, by whether they are applied or waiting.", ("state",))
     LEADER = ("syncer_leader", "1 on the replica that does the work.", ())
     PROXY_CONNECTIONS = ("syncer_proxy_connections", "Connections of clients of the virtual cluster.", ())
     PROXY_TURNED_AWAY = (

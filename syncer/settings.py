@@ -92,6 +92,15 @@ class Settings(BaseModel):
     service_name: Annotated[
         Label, Flag(CLUSTER, "SERVICE", "host Service in front of the virtual API server; pods reach it there", default="--name")
     ] = Field(default_factory=lambda given: given["name"])
+    init_manifests: Annotated[
+        str,
+        Flag(
+            CLUSTER,
+            "DIR",
+            "directory of YAML files whose objects are applied to the virtual cluster, at start and when they change",
+            default="none",
+        ),
+    ] = ""
 
     kube_config: Annotated[str, Flag(SERVERS, "FILE", "kubeconfig for the virtual API server; waited for while it is not there")] = (
         "/data/server/cred/admin.kubeconfig"

@@ -1,4 +1,4 @@
-"""What the replica that leads does: it runs the loops, as far as the host allows them, and writes the kubeconfig Secrets."""
+"""What the replica that leads does: it runs the loops, as far as the host allows them, writes the kubeconfig Secrets, applies manifests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from syncer.kube.types import CONFIGMAPS, SECRETS, Key, Side
+from syncer.manifests.applying import Manifests
 from syncer.metrics import Measure, Reading
 from syncer.proxy.health import Check
 from syncer.proxy.kubeconfigs import KubeconfigSecrets
@@ -91,6 +92,10 @@ class Synchronization:
             wall=time.time,
         )
         self._kubeconfigs = self._secrets(settings, clients[Side.HOST], fence) if settings.proxy else None
+        self._manifests: Manifests | None = None
+        if settings.init_manifests:
+            directory = Path(settings.init_manifests)
+            self._manifests = Manifests(clients[Side.VIRTUAL], directory, require=fence.require_open, announce=fence.warn)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -99,6 +104,8 @@ class Synchronization:
             tasks.create_task(self._recorder.run(), name="events")
             if self._kubeconfigs is not None:
                 tasks.create_task(self._kubeconfigs.run(), name="kubeconfig secrets")
+            if self._manifests is not None:
+                tasks.create_task(self._manifests.run(), name="manifests")
 
     async def drain(self, seconds: float) -> None:
         """Let writes in flight finish, for at most so many seconds."""
@@ -114,6 +121,8 @@ class Synchronization:
             Check(f"deletions {name}", ok=True, reason=f"{count} are held until `syncer release-deletions`")
             for name, count in self._guard.held().items()
         ]
+        if self._manifests is not None and self._manifests.problem:
+            held.append(Check("manifests", ok=True, reason=f"not all are applied: {self._manifests.problem}"))
         found = self._engine.checks(stale_after=_STALE_WATCH)
         return held + [Check(name, not wrong, wrong, live=name.startswith("loop ")) for name, wrong in found]
 
@@ -129,6 +138,9 @@ class Synchronization:
                 yield Reading(Measure.PAIRS, (loop.spec.name, state), counts[loop.spec.name, state])
             for cause, count in loop.refusals().items():
                 yield Reading(Measure.REFUSED, (loop.spec.name, cause), count)
+        if self._manifests is not None:
+            yield Reading(Measure.MANIFESTS, ("applied",), self._manifests.applied)
+            yield Reading(Measure.MANIFESTS, ("waiting",), self._manifests.waiting)
         for labels, count in self._ledger.drift_counts().items():
             yield Reading(Measure.DRIFTING, labels, count)
         for (side, resource), informer in self._caches.informers.items():
