@@ -135,13 +135,13 @@ class Replicas:
         wait_until(look, f"{replica.name} writes")
         return found[0]
 
-    def writes(self) -> list[audit.Write]:
+    def writes(self) -> list[audit.Request]:
         """What the two wrote on both sides as leaders."""
         found = audit.writes(self.virtual.host) + audit.writes(self.virtual)
         users = [replica.user for replica in self.both]
         return sorted(write for write in found if write.user in users and write.resource not in _NOT_THE_LEADERS)
 
-    def intruders(self, since: float) -> list[tuple[audit.Write, audit.Write]]:
+    def intruders(self, since: float) -> list[tuple[audit.Request, audit.Request]]:
         """Writes that arrived after the other one had got the lease, each with that.
 
         Not judged by the answers: what was sent too late was wrong, whatever a precondition made of it.
@@ -170,7 +170,7 @@ class Replicas:
         found: Obj = self.virtual.host.api.get(self.lease_path)
         return found
 
-    def lease_writes(self) -> list[audit.Write]:
+    def lease_writes(self) -> list[audit.Request]:
         """Each time that one got, kept, renewed or released the lease."""
         return [write for write in audit.writes(self.virtual.host) if write.resource == "leases" and write.code in (200, 201)]
 
