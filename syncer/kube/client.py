@@ -287,6 +287,11 @@ class Client:
         answer = await self._call(method.lower(), None, "", method, path, params=params, body=body, lane=lane)
         return answer.json()
 
+    async def request_text(self, path: str, *, params: Mapping[str, str] | None = None) -> str:
+        """A GET of what is no object, such as a container's log; `path` must be encoded already."""
+        answer = await self._call("get", None, "", "GET", path, params=params, accept="*/*")
+        return answer.body.decode(errors="replace")
+
     async def _call(
         self,
         verb: str,
