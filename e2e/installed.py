@@ -203,7 +203,7 @@ class Installed:
         return "\n".join(found)
 
     def _answers(self) -> bool:
-        return any(one["metadata"]["name"] == "default" for one in self.api.get("/api/v1/namespaces")["items"])
+        return self.api.find("/api/v1/namespaces/default/serviceaccounts/default") is not None  # without which no pod can be made
 
     def _pods(self, selector: str) -> list[Obj]:
         found: list[Obj] = self.host.api.get(f"{self.path}/pods", labelSelector=selector)["items"]
