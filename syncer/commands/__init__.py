@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from syncer.terminal import Terminal
 
 SUMMARIES = {
+    "use": "switch to a virtual cluster that was connected to before",
+    "disconnect": "switch back to the host",
     "start": "run the syncer",
     "rights": "what the host grants, what is on and off, and the RBAC rules that the flags need",
     "release-deletions": "let deletions go ahead that are being held",

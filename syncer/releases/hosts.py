@@ -13,6 +13,8 @@ from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
 from syncer.kube.kubeconfig import read_kubeconfig
 from syncer.kube.types import Side
+from syncer.releases import kubeconfigs
+from syncer.releases.contexts import current
 
 if TYPE_CHECKING:
     import argparse
@@ -47,24 +49,27 @@ async def host_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
     return await asyncio.to_thread(_host, arguments.kubeconfig, arguments.context or "", environ)
 
 
-def kubeconfig_files(environ: Mapping[str, str]) -> list[Path]:
-    """The files that kubectl would read: those of KUBECONFIG, or else the default; the first one is written to."""
+def kubeconfig_files(environ: Mapping[str, str], given: str | None = None) -> list[Path]:
+    """The files that kubectl would read: the one given by --kubeconfig, or those of KUBECONFIG, or else the default."""
+    if given:
+        return [Path(given)]
     named = [Path(part) for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
     return named or [DEFAULT_KUBECONFIG.expanduser()]
 
 
 def _host(kubeconfig: str | None, context: str, environ: Mapping[str, str]) -> Host:
-    if kubeconfig:
-        access = read_kubeconfig(Path(kubeconfig), context)
-        return Host(Path(kubeconfig), access.context, access.namespace)
-    files = kubeconfig_files(environ)
-    problem = f"there is no kubeconfig at {', '.join(map(str, files))}; name one by --kubeconfig or KUBECONFIG"
+    files = [file for file in kubeconfig_files(environ, kubeconfig) if file.exists() or kubeconfig]
+    if not files:
+        missing = ", ".join(map(str, kubeconfig_files(environ)))
+        raise ConfigError(f"there is no kubeconfig at {missing}; name one by --kubeconfig or KUBECONFIG")
+    if len(files) > 1:
+        context = context or current(kubeconfigs.read(files))
+    problems: list[ConfigError] = []
     for file in files:
-        if file.exists():
-            try:
-                access = read_kubeconfig(file, context)
-            except ConfigError as error:
-                problem = str(error)
-            else:
-                return Host(file, access.context, access.namespace)
-    raise ConfigError(problem)
+        try:
+            access = read_kubeconfig(file, context)
+        except ConfigError as error:
+            problems.append(error)
+        else:
+            return Host(file, access.context, access.namespace)
+    raise problems[0]
