@@ -92,6 +92,7 @@ def test_a_kubeconfig_that_cannot_be_read_ends_it(make: MakeDaemon, tmp_path: Pa
         file.mkdir()
     else:
         file.write_text(content)
+        os.utime(file, (0, 0))
     line = complaint(make("kubeconfig", f"--{flag}={file}"))
     assert line.startswith("syncer: ")
     assert str(file) in line
@@ -158,10 +159,12 @@ def test_the_kubeconfig_of_the_virtual_cluster_may_come_later(virtual: VirtualCl
     assert line["on"] == f"the kubeconfig {file} of the virtual cluster"
     status, body = daemon.get("/readyz")
     assert (status, f"[-]started failed: {line['on']}: no such file yet" in body) == (503, True)
-    (tmp_path / "new").write_bytes(virtual.kubeconfig.read_bytes())
-    (tmp_path / "new").rename(file)
+    written = virtual.kubeconfig.read_bytes()
+    file.write_bytes(written[: len(written) // 2])
+    wait_until(lambda: len(told(daemon, "start.waiting")) == 2, "what is half written is waited for too")
+    file.write_bytes(written)
     daemon.wait_ready()
-    assert told(daemon, "start.waiting") == [line]
+    assert len(told(daemon, "start.waiting")) == 2
 
 
 def test_one_that_waits_ends_at_once_when_told_to(make: MakeDaemon, tmp_path: Path) -> None:
