@@ -8,6 +8,7 @@ written before the fence is open; nothing is decided before the caches it needs 
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from syncer import resources
-from syncer.errors import NETWORK_ERRORS, ApiError, ConfigError, SyncerError
+from syncer.errors import NETWORK_ERRORS, ApiError
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
 from syncer.kube.types import SERVICES, Key, Side
@@ -30,13 +31,16 @@ from syncer.proxy.allocation import HostAllocator
 from syncer.proxy.certificates import SharedAuthority
 from syncer.proxy.door import FrontDoor
 from syncer.proxy.health import Check, HealthServer
+from syncer.proxy.inspection import ask_servers, of_served, read_certificates
 from syncer.proxy.installation import Installation
 from syncer.proxy.metrics_api import MetricsApi
+from syncer.proxy.statuspage import Facts, Leadership, status_page
 from syncer.proxy.usage import features
 from syncer.runtime.leader import Elector
 from syncer.runtime.patience import AGAIN, insist
 from syncer.sync.extent import Extent, ask_extent
-from syncer.sync.fence import Fence
+from syncer.sync.fence import Fence, owner_key
+from syncer.sync.ledger import Ledger
 from syncer.sync.recorder import Recorder
 from syncer.synchronization import Synchronization, timestamp
 
@@ -51,8 +55,6 @@ T = TypeVar("T")
 
 log = structlog.get_logger("syncer.app")
 
-_BEING_WRITTEN = 10.0
-"""Seconds for which a file that makes no sense may be one that is being written."""
 _ASK_AGAIN = 300.0
 """Seconds between two looks at what the host allows."""
 
@@ -99,6 +101,7 @@ class App:
         """What runs; None until the host has told what it allows."""
         self._starting: str | None = "starting"
         """What is being waited for before the loops can run, None once they do."""
+        self._clients: dict[Side, Client] = {}
         self._versions: dict[Side, str] = {}
         self._fence: Fence | None = None
         self._work: Synchronization | None = None
@@ -112,12 +115,11 @@ class App:
         """Everything, until cancelled."""
         settings = self._settings
         async with AsyncExitStack() as stack:
-            health = HealthServer(settings.health_bind_address, checks=self.checks, metrics=self._metrics)
+            health = HealthServer(settings.health_bind_address, checks=self.checks, metrics=self._metrics, status=self.status)
             await stack.enter_async_context(health)
-            clients = {
-                Side.HOST: await self._connect(stack, Side.HOST, settings.host_kube_config),
-                Side.VIRTUAL: await self._connect(stack, Side.VIRTUAL, settings.kube_config),
-            }
+            clients = self._clients
+            for side, kubeconfig in ((Side.HOST, settings.host_kube_config), (Side.VIRTUAL, settings.kube_config)):
+                clients[side] = await self._connect(stack, side, kubeconfig)
             self._metrics.register_source(lambda: _client_readings(clients.values()))
             self._metrics.register_source(self._readings)
             recorder = Recorder(clients, clock=time.monotonic, timestamp=timestamp)
@@ -174,6 +176,44 @@ class App:
             checks += self._work.checks()
         return checks
 
+    async def status(self, *more: Check) -> Obj:
+        """What /status tells, besides `more` checks."""
+        settings = self._settings
+        version, servers, read = await asyncio.gather(
+            asyncio.to_thread(importlib.metadata.version, "syncer"), ask_servers(self._clients), read_certificates(settings, self._clients)
+        )
+        fence, work = self._fence, self._work
+        served = {
+            "front door": self._door.served if self._door is not None else None,
+            "webhook for Services": self._admission.served if self._admission is not None else None,
+        }
+        return status_page(
+            Facts(
+                name=settings.name,
+                namespace=settings.target_namespace,
+                version=version,
+                now=time.time(),
+                starting=self._starting or "",
+                leadership=self._leadership(),
+                fence=fence.closed if fence is not None else "not checked yet",
+                owner=str(owner_key(settings.target_namespace, settings.name)),
+                servers=servers,
+                certificates=[*(of_served(name, one) for name, one in served.items() if one is not None), *read],
+                rows=self._extent.rows if self._extent is not None else (),
+                working=work.working() if work is not None else (),
+                ledger=work.ledger if work is not None else Ledger(),
+                holds=work.holds() if work is not None else (),
+                checks=[*more, *self.checks()],
+            )
+        )
+
+    def _leadership(self) -> Leadership:
+        elector = self._elector
+        if elector is None:
+            return Leadership(elects=self._settings.leader_elect, leads=self._leads)
+        identity = elector.identity if elector.is_leader else elector.other
+        return Leadership(elects=True, leads=elector.is_leader, identity=identity, since=elector.since if identity else "")
+
     async def _connect(self, stack: AsyncExitStack, side: Side, kubeconfig: str) -> Client:
         """A client of an API server that answers; keeps trying while that may help, saying what is missing."""
         cluster = await self._credentials(side, kubeconfig)
@@ -191,9 +231,16 @@ class App:
 
     async def _credentials(self, side: Side, kubeconfig: str) -> Cluster:
         """The virtual control plane writes its kubeconfig when it starts, so that file may come later; anything else wrong is final."""
-        if side is Side.HOST:
-            return await load_cluster(kubeconfig or None)
-        return await self._insist(f"the kubeconfig {kubeconfig} of the virtual cluster", lambda: _load_written(Path(kubeconfig)))
+        if side is Side.VIRTUAL:
+            await self._until_written(Path(kubeconfig))
+        return await load_cluster(kubeconfig or None)
+
+    async def _until_written(self, path: Path) -> None:
+        async def look() -> None:
+            if not path.exists():  # noqa: ASYNC240  one stat, at start
+                raise FileNotFoundError("no such file yet; the virtual control plane writes it when it starts, else check --kube-config")
+
+        await self._insist(f"the kubeconfig {path} of the virtual cluster", look)
 
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         result = await insist(what, attempt, tell=self._wait_for)
@@ -333,20 +380,6 @@ class App:
         yield Reading(Measure.LEADER, (), float(self._leads))
         if self._work is not None:
             yield from self._work.readings()
-
-
-async def _load_written(path: Path) -> Cluster:
-    """Raises ConfigError for what is wrong with a file that nobody is writing just now; else what is worth another look."""
-    try:
-        age = time.time() - path.stat().st_mtime  # noqa: ASYNC240  one stat, at start
-    except FileNotFoundError:
-        raise FileNotFoundError("no such file yet; the virtual control plane writes it when it starts, else check --kube-config") from None
-    try:
-        return await load_cluster(str(path))
-    except ConfigError as error:
-        if age < _BEING_WRITTEN:
-            raise SyncerError(str(error)) from None
-        raise
 
 
 def _client_readings(clients: Iterable[Client]) -> Iterable[Reading]:

@@ -13,6 +13,7 @@ from syncer.manifests.applying import Manifests
 from syncer.metrics import Measure, Reading
 from syncer.proxy.health import Check
 from syncer.proxy.kubeconfigs import KubeconfigSecrets
+from syncer.proxy.statuspage import Hold, Working
 from syncer.sync.caches import Caches
 from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
@@ -125,6 +126,29 @@ class Synchronization:
             held.append(Check("manifests", ok=True, reason=f"not all are applied: {self._manifests.problem}"))
         found = self._engine.checks(stale_after=_STALE_WATCH)
         return held + [Check(name, not wrong, wrong, live=name.startswith("loop ")) for name, wrong in found]
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where its pairs stand."""
+        return self._ledger
+
+    def working(self) -> list[Working]:
+        """What the status page tells of its loops."""
+        return [
+            Working(
+                name=loop.spec.name,
+                kind=loop.spec.kind.kind,
+                alive=loop.workers.alive,
+                depth=len(loop.queue),
+                oldest=loop.queue.oldest_age(),
+                behind=loop.behind(),
+            )
+            for loop in self._engine.loops
+        ]
+
+    def holds(self) -> list[Hold]:
+        """What the status page tells of deletions that wait for a person."""
+        return [Hold(loop=name, count=count, since=self._guard.held_since(name)) for name, count in self._guard.held().items()]
 
     def readings(self) -> Iterable[Reading]:
         """What /metrics tells of it."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from syncer.kube.client import Client
     from syncer.kube.kubeconfig import Access
     from syncer.naming import Names
+    from syncer.proxy.certificates import Served
     from syncer.proxy.server import Observer, Route
     from syncer.settings import Settings
 
@@ -46,6 +47,7 @@ class FrontDoor:
         self._names = names
         self._observer = observer
         self._server: ProxyServer | None = None
+        self._serving: ServingCertificate | None = None
         self.problem = "the virtual cluster's API is not served yet"
         """Why clients are not served now; "" when they are."""
 
@@ -81,9 +83,14 @@ class FrontDoor:
                 drain=settings.drain_time,
             )
             async with server:
-                self._server, self.problem = server, ""
+                self._server, self._serving, self.problem = server, serving, ""
                 log.info("proxy.serving", address=f"{settings.bind_address}:{server.connections.port}")
                 await serving.run()
+
+    @property
+    def served(self) -> Served | None:
+        """The certificate that clients are shown; None while there is none."""
+        return None if self._serving is None else self._serving.served
 
     def readings(self) -> Iterable[Reading]:
         """What /metrics tells of it."""

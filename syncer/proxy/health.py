@@ -1,12 +1,14 @@
-"""The syncer's own health, not that of the virtual API server: /healthz, /readyz and /metrics over plain HTTP.
+"""The syncer's own health, not that of the virtual API server: /healthz, /readyz, /metrics and /status over plain HTTP.
 
 Whoever can reach the pod can read it, tenants perhaps included. So the reasons of checks should say what is wrong and
-what to do, and no more of the host than that needs.
+what to do, and no more of the host than that needs. /status names objects: it is for whoever is inside the pod's network, by
+`kubectl port-forward` for example, and nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
@@ -15,11 +17,13 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 from syncer.errors import ConfigError
+from syncer.kube import codec
 from syncer.metrics import CONTENT_TYPE, Measure, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from syncer.kube.types import Obj
     from syncer.metrics import Metrics
     from syncer.values import Address
 
@@ -57,6 +61,23 @@ def report(path: str, checks: list[Check], *, verbose: bool = False) -> tuple[in
     return 503 if failed else 200, "\n".join(lines) + "\n"
 
 
+def is_from_inside(peer: str, own: str, called: str) -> bool:
+    """Whether a connection from the address `peer` to `own` stays on the loopback, and was made by who knows where it leads.
+
+    `called` is the Host header: a browser that some page has sent here calls it by the page's name.
+    """
+    host = called.rpartition(":")[0] if called.rpartition(":")[2].isdigit() and not called.endswith("]") else called
+    return all(map(_is_loopback, (peer, own))) and (host == "localhost" or _is_loopback(host.strip("[]")))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
 class LoopLag:
     """How late the event loop lately woke up who had asked to be woken; measured each second for a minute back."""
 
@@ -85,13 +106,18 @@ class LoopLag:
 class HealthServer:
     """Serves what `checks` tell whenever asked, /healthz the `live` ones of them and /readyz all, and `metrics` as /metrics.
 
+    `status`, given the event loop's own check, makes the document of /status; it is awaited only when somebody asks, one at a time.
     Adds a check and a metric of the event loop. Answers 200 when all checks are ok, else 503. It is an async context
     manager; entering raises ConfigError when the address cannot be used.
     """
 
-    def __init__(self, address: Address, *, checks: Callable[[], list[Check]], metrics: Metrics) -> None:
+    def __init__(
+        self, address: Address, *, checks: Callable[[], list[Check]], metrics: Metrics, status: Callable[[Check], Awaitable[Obj]]
+    ) -> None:
         self._address = address
         self._checks = checks
+        self._status = status
+        self._telling = asyncio.Lock()
         self._metrics = metrics
         self._lag = LoopLag()
         metrics.register_source(lambda: [Reading(Measure.LOOP_LAG, (), self._lag.worst())])
@@ -100,6 +126,7 @@ class HealthServer:
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/readyz", self._health)
         app.router.add_get("/metrics", self._scrape)
+        app.router.add_get("/status", self._tell)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._measuring: asyncio.Task[None] | None = None
 
@@ -134,6 +161,14 @@ class HealthServer:
 
     async def _scrape(self, _request: web.Request) -> web.Response:
         return web.Response(body=await self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _tell(self, request: web.Request) -> web.Response:
+        peer, own = (str((request.get_extra_info(name) or ("",))[0]) for name in ("peername", "sockname"))
+        if not is_from_inside(peer, own, request.host):
+            return web.Response(status=403, text="only for who is inside: `kubectl port-forward` to this pod, and ask localhost\n")
+        async with self._telling:
+            page = await self._status(self._lag.check())
+        return web.Response(body=codec.dumps(page), content_type="application/json")
 
 
 async def _set_headers(_request: web.Request, response: web.StreamResponse) -> None:

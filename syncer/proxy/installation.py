@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from syncer.kube.client import Client
     from syncer.proxy.admission import ServiceAllocator
-    from syncer.proxy.certificates import Certificates, SharedAuthority
+    from syncer.proxy.certificates import Certificates, Served, SharedAuthority
     from syncer.sync.fence import Fence
 
 T = TypeVar("T")
@@ -64,6 +64,11 @@ class Installation:
         self._server: AdmissionServer | None = None
         self.problem = "the webhook for Services is not served yet"
         """Why new Services get no addresses now; "" when they do."""
+
+    @property
+    def served(self) -> Served | None:
+        """The certificate that the virtual API server is shown; None while there is none."""
+        return None if self._server is None else self._server.certificates
 
     def look(self) -> None:
         """See to the webhook now: this replica has come to lead."""

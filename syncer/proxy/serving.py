@@ -82,6 +82,11 @@ class ServingCertificate:
         assert self._context is not None
         return self._context
 
+    @property
+    def served(self) -> Served | None:
+        """What new connections are served with; None before `begin` has returned."""
+        return self._served
+
     async def begin(self) -> None:
         """Have the first certificate issued.
 

@@ -129,6 +129,12 @@ class Elector:
         holder = str((self._spec or {}).get("holderIdentity") or "")
         return "" if holder == self.identity else holder
 
+    @property
+    def since(self) -> str:
+        """When whoever holds the lease got it, as RFC 3339 by the holder's clock; "" for nobody or unknown. For people only."""
+        spec = self._spec or {}
+        return str(spec.get("acquireTime") or "") if spec.get("holderIdentity") else ""
+
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Run `lead()` whenever this process is the leader; returns, or raises, when `lead` does.
 

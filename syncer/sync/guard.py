@@ -119,6 +119,10 @@ class Guard:
         """How many deletions are held now, by resource name."""
         return {name: count for name, count in self._held_count.items() if self._held_since[name] > self._released_at}
 
+    def held_since(self, resource: str) -> float:
+        """When the hold of one that `held` names began, in epoch seconds."""
+        return self._held_since[resource]
+
     def end(self, resource: str) -> None:
         """No deletion of that resource waits any longer: the next burst is one of its own, and needs a release of its own."""
         if self._held_since.pop(resource, None) is not None:

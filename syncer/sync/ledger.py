@@ -57,6 +57,7 @@ class Ledger:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Key], Row] = {}
         self._writes: OrderedDict[tuple[str, Key], Write] = OrderedDict()
+        self._latest: dict[str, Write] = {}
         self._drifts: dict[tuple[str, Key], frozenset[Drift]] = {}
 
     def put(
@@ -90,7 +91,7 @@ class Ledger:
 
     def wrote(self, resource: str, key: Key, write: Write) -> None:
         """Something of the pair was written; the oldest such notes are dropped."""
-        self._writes[resource, key] = write
+        self._latest[resource] = self._writes[resource, key] = write
         self._writes.move_to_end((resource, key))
         if len(self._writes) > _WRITES_REMEMBERED:
             self._writes.popitem(last=False)
@@ -99,6 +100,10 @@ class Ledger:
         """The last write to the pair, None when that is long ago."""
         return self._writes.get((resource, key))
 
+    def latest(self, resource: str) -> Write | None:
+        """The last write to any pair of the resource, also to one that is gone since."""
+        return self._latest.get(resource)
+
     def drifted(self, resource: str, key: Key, drift: Drift) -> None:
         """A field of the pair is not kept as it was written."""
         self._drifts[resource, key] = self.drifts(resource, key) | {drift}
@@ -106,6 +111,11 @@ class Ledger:
     def drifts(self, resource: str, key: Key) -> frozenset[Drift]:
         """The fields of the pair that are not what they should be."""
         return self._drifts.get((resource, key), frozenset())
+
+    def drifting(self) -> Iterator[tuple[str, Key, frozenset[Drift]]]:
+        """Every pair with a field that is not what it should be."""
+        for (resource, key), drifts in self._drifts.items():
+            yield resource, key, drifts
 
     def drift_counts(self) -> Counter[tuple[str, str, str]]:
         """How many pairs have a field that is not kept, by resource name, side and why."""

@@ -114,6 +114,13 @@ class Loop:
         """Whether a pair stands there."""
         return any(self._ledger.keys(self.spec.name, state) for state in states)
 
+    def behind(self) -> float:
+        """Seconds since the first change that has not got through, though nobody waits for, refuses or holds it; 0.0 if there is none."""
+        stands = (State.WAITING, State.REFUSED, State.HELD)
+        excused = {key for state in stands for key in self._ledger.keys(self.spec.name, state)}
+        first = min((at for key, at in self._changed_at.items() if key not in excused), default=None)
+        return 0.0 if first is None else self._clock() - first
+
     def refusals(self) -> Counter[str]:
         """How many pairs are refused, by cause."""
         return self._complaints.causes()
@@ -210,11 +217,11 @@ class Loop:
         row = self._ledger.clear(self.spec.name, key)
         if row is not None and row.state is not State.WAITING:
             log.info("pair.recovered", resource=self.spec.name, key=str(key), state=row.state, after=round(self._wall() - row.since, 1))
-        if pair.virtual is None:
-            self._ledger.forget(self.spec.name, key)
-        elif outcome.writes:
+        if outcome.writes:
             now, seen = self._clock(), self._changed_at.get(key)
             self._ledger.wrote(self.spec.name, key, Write(self._wall(), None if seen is None else now - seen))
+        if pair.virtual is None:
+            self._ledger.forget(self.spec.name, key)
         if outcome.writes:
             log.debug("pair.synced", resource=self.spec.name, key=str(key), writes=outcome.writes)
         return "synced"

@@ -9,11 +9,13 @@ import pytest
 
 from syncer.errors import ConfigError
 from syncer.metrics import Measure, Metrics, Reading
-from syncer.proxy.health import Check, HealthServer, LoopLag, report
+from syncer.proxy.health import Check, HealthServer, LoopLag, is_from_inside, report
 from syncer.values import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from syncer.kube.types import Obj
 
 FINE = Check("caches", True)
 WARNED = Check("deletions", True, "3 pods are held")
@@ -37,6 +39,32 @@ def test_report(checks: list[Check], verbose: bool, status: int, body: str) -> N
     assert report("/readyz", checks, verbose=verbose) == (status, body)
 
 
+async def no_status(_loop: Check) -> Obj:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "called", "inside"),
+    [
+        ("127.0.0.1", "127.0.0.1", "localhost:8081", True),
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1:8081", True),
+        ("::1", "::1", "[::1]:8081", True),
+        ("::1", "::1", "[::1]", True),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", "localhost", True),
+        ("10.0.0.9", "10.0.0.5", "10.0.0.5:8081", False),  # another pod
+        ("10.0.0.5", "10.0.0.5", "10.0.0.5:8081", False),  # the virtual API server's proxies, sent to this pod's own address
+        ("10.0.0.9", "127.0.0.1", "localhost:8081", False),  # a neighbour where the kernel routes the loopback
+        ("127.0.0.1", "10.0.0.5", "localhost:8081", False),
+        ("127.0.0.1", "127.0.0.1", "rebound.example:8081", False),  # a page in the browser of whoever forwards the port
+        ("127.0.0.1", "127.0.0.1", "localhost.example", False),
+        ("127.0.0.1", "127.0.0.1", "", False),
+        ("", "", "localhost", False),
+    ],
+)
+def test_who_is_inside(peer: str, own: str, called: str, inside: bool) -> None:
+    assert is_from_inside(peer, own, called) is inside
+
+
 class TestServer:
     @pytest.fixture
     def checks(self) -> list[Check]:
@@ -44,10 +72,20 @@ class TestServer:
         return [FINE]
 
     @pytest.fixture
-    async def url(self, checks: list[Check]) -> AsyncIterator[str]:
+    def asked(self) -> list[Check]:
+        """A check for each time that the status was made."""
+        return []
+
+    @pytest.fixture
+    async def url(self, checks: list[Check], asked: list[Check]) -> AsyncIterator[str]:
         metrics = Metrics()
         metrics.register_source(lambda: [Reading(Measure.LEADER, (), 1.0)])
-        async with HealthServer(Address("127.0.0.1", 0), checks=lambda: checks, metrics=metrics) as server:
+
+        async def status(loop: Check) -> Obj:
+            asked.append(loop)
+            return {"kind": "Status"}
+
+        async with HealthServer(Address("127.0.0.1", 0), checks=lambda: checks, metrics=metrics, status=status) as server:
             yield f"http://127.0.0.1:{server.port}"
 
     @pytest.fixture
@@ -83,6 +121,20 @@ class TestServer:
         assert "\nsyncer_leader 1.0\n" in body
         assert "\nsyncer_event_loop_lag_seconds 0.0\n" in body
 
+    async def test_status_is_made_when_somebody_asks(self, url: str, session: aiohttp.ClientSession, asked: list[Check]) -> None:
+        for path in ("/healthz", "/readyz?verbose", "/metrics"):
+            async with session.get(url + path):
+                pass
+        assert asked == []
+        async with session.get(f"{url}/status") as answer:
+            assert (answer.status, await answer.json()) == (200, {"kind": "Status"})
+        assert asked == [Check("event-loop", True, live=True)]
+
+    async def test_status_is_for_nobody_outside(self, url: str, session: aiohttp.ClientSession, asked: list[Check]) -> None:
+        async with session.get(f"{url}/status", headers={"Host": "rebound.example"}) as answer:
+            assert (answer.status, "port-forward" in await answer.text()) == (403, True)
+        assert asked == []
+
     async def test_tells_nothing_of_the_software_beneath(self, url: str, session: aiohttp.ClientSession) -> None:
         for path in ("/readyz", "/metrics"):
             async with session.get(url + path) as answer:
@@ -97,11 +149,11 @@ class TestServer:
     async def test_a_taken_port_is_a_mistake_in_the_settings(self, url: str) -> None:
         port = int(url.rpartition(":")[2])
         with pytest.raises(ConfigError, match=f"^--health-bind-address: cannot listen at 127.0.0.1:{port}: "):
-            async with HealthServer(Address("127.0.0.1", port), checks=list, metrics=Metrics()):
+            async with HealthServer(Address("127.0.0.1", port), checks=list, metrics=Metrics(), status=no_status):
                 pass
 
     async def test_an_empty_host_is_every_interface(self) -> None:
-        server = HealthServer(Address("", 0), checks=list, metrics=Metrics())
+        server = HealthServer(Address("", 0), checks=list, metrics=Metrics(), status=no_status)
         async with server, aiohttp.ClientSession() as session, session.get(f"http://127.0.0.2:{server.port}/healthz") as answer:
             assert answer.status == 200
 
