@@ -18,6 +18,7 @@ import yaml
 
 from e2e.chart import CHART
 from e2e.errors import LabError
+from e2e.guestbook import Cluster
 from e2e.kubernetes import binaries
 from e2e.lab import images, k3s_image, node, syncer_image
 from e2e.lab.api import Api, wait_until
@@ -54,11 +55,18 @@ def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> Obj:
     return found
 
 
+class Host(Cluster, Protocol):
+    """Where a release can be: the host cluster of a lab, or a virtual cluster."""
+
+    @property
+    def lab(self) -> Lab: ...
+
+
 @dataclass
-class Installed:
+class Release:
     """A release of the chart. What can be asked of a virtual cluster of the lab can be asked of it too; it answers through its syncer."""
 
-    host: HostCluster
+    host: Host
     name: str
     host_namespace: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -213,6 +221,13 @@ class Installed:
         command = [str(self.binary("kubectl")), f"--kubeconfig={self.host.kubeconfig}", f"--namespace={self.host_namespace}", *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout or done.stderr
+
+
+@dataclass
+class Installed(Release):
+    """A release on the host cluster itself."""
+
+    host: HostCluster
 
 
 def prepare(host: HostCluster) -> None:
