@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from syncer import resources
+from syncer.controlplane.preparation import open_upkeep
 from syncer.errors import NETWORK_ERRORS, ApiError
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
@@ -47,6 +48,7 @@ from syncer.synchronization import Synchronization, timestamp
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from syncer.controlplane.upkeep import Upkeep
     from syncer.kube.config import Cluster
     from syncer.kube.types import Obj
     from syncer.settings import Settings
@@ -110,6 +112,7 @@ class App:
         self._elector: Elector | None = None
         self._door: FrontDoor | None = None
         self._aggregation: Aggregation | None = None
+        self._upkeep: Upkeep | None = None
 
     async def run(self) -> None:
         """Everything, until cancelled."""
@@ -118,13 +121,17 @@ class App:
             health = HealthServer(settings.health_bind_address, checks=self.checks, metrics=self._metrics, status=self.status)
             await stack.enter_async_context(health)
             clients = self._clients
-            for side, kubeconfig in ((Side.HOST, settings.host_kube_config), (Side.VIRTUAL, settings.kube_config)):
-                clients[side] = await self._connect(stack, side, kubeconfig)
+            clients[Side.HOST] = await self._connect(stack, Side.HOST, settings.host_kube_config)
+            if settings.control_plane_files:
+                self._upkeep = await self._keep_up(clients[Side.HOST])
+            clients[Side.VIRTUAL] = await self._connect(stack, Side.VIRTUAL, settings.kube_config)
             self._metrics.register_source(lambda: _client_readings(clients.values()))
             self._metrics.register_source(self._readings)
             recorder = Recorder(clients, clock=time.monotonic, timestamp=timestamp)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(recorder.run(), name="recorder")
+                if self._upkeep is not None:
+                    tasks.create_task(self._upkeep.run(), name="control plane's certificates")
                 if settings.proxy:
                     self._door = self._open_door(clients)
                     tasks.create_task(self._door.run(), name="front door")
@@ -172,6 +179,8 @@ class App:
             checks.append(Check("proxy", not self._door.problem, self._door.problem))
         if self._aggregation is not None and self._aggregation.problem:
             checks.append(Check("metrics.k8s.io", ok=True, reason=self._aggregation.problem))
+        if self._upkeep is not None:
+            checks.append(Check("certificates", ok=True, reason=self._upkeep.problem))
         if self._work is not None:
             checks += self._work.checks()
         return checks
@@ -228,6 +237,12 @@ class App:
         self._versions[side] = version
         log.info("api.reached", side=side, server=cluster.server, version=version)
         return client
+
+    async def _keep_up(self, host: Client) -> Upkeep:
+        """What renews the certificates of the control plane, once they are good: without, it might not let us in."""
+        upkeep = await self._insist("the certificates of the control plane", lambda: open_upkeep(host, self._settings))
+        await self._insist("the certificates of the control plane", upkeep.refresh)
+        return upkeep
 
     async def _credentials(self, side: Side, kubeconfig: str) -> Cluster:
         """The virtual control plane writes its kubeconfig when it starts, so that file may come later; anything else wrong is final."""

@@ -71,6 +71,7 @@ NODES = "Nodes"
 NETWORK = "Network of the virtual cluster"
 PROXY = "Front door: where clients of the virtual cluster connect"
 SAFETY = "Safety"
+CONTROL_PLANE = "Control plane beside the syncer"
 ELECTION = "Leader election"
 OPERATION = "Operation"
 
@@ -277,6 +278,17 @@ class Settings(BaseModel):
         Duration,
         Flag(SAFETY, "DURATION", "how often all objects are compared again, changed or not"),
     ] = 600.0
+
+    control_plane_files: Annotated[
+        str,
+        Flag(
+            CONTROL_PLANE,
+            "DIR",
+            "data directory of a control plane of Kubernetes' own parts, whose certificates the syncer issues: `syncer prepare` before it "
+            "starts, and `syncer start` in time anew",
+            default="none: it issues its own",
+        ),
+    ] = ""
 
     leader_elect: Annotated[
         Switch,

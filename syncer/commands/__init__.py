@@ -20,6 +20,7 @@ SUMMARIES = {
     "use": "switch to a virtual cluster that was connected to before",
     "disconnect": "switch back to the host",
     "start": "run the syncer",
+    "prepare": "make what a control plane beside the syncer needs before it starts",
     "rights": "what the host grants, what is on and off, and the RBAC rules that the flags need",
     "release-deletions": "let deletions go ahead that are being held",
     "version": "print the version",

@@ -1,5 +1,5 @@
-"""Issues one serving certificate: `python -m syncer.proxy.authority`. A process of its own (see `certificates`), since the
-library it needs is large; nothing else imports it.
+"""Issues certificates: `python -m syncer.proxy.authority`. A process of its own (see `certificates`), since the library it needs
+is large; nothing else imports it.
 
 Reads one JSON object from standard input:
 
@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -28,9 +29,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 CA_LIFE = timedelta(days=3650)
+RENEW_AFTER = 0.8
+"""Of the life of a control plane's certificate: then there is time left to find out why there is no other."""
 _SKEW = timedelta(minutes=5)
 """Certificates begin that long ago, for clocks that were set back since."""
+_USAGES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _Authority = tuple[x509.Certificate, _Key]
@@ -46,6 +53,10 @@ class Unusable(ValueError):
 
 def issue(request: dict[str, Any], now: datetime) -> dict[str, Any]:
     """What to print for a request."""
+    if "wanted" in request:
+        return issue_identities(request, datetime.fromtimestamp(request["now"], UTC))
+    if "keys" in request:
+        return make_authorities(request, now)
     if "names" not in request:
         return issue_loopback(request, now)
     try:
@@ -57,10 +68,10 @@ def issue(request: dict[str, Any], now: datetime) -> dict[str, Any]:
 def issue_loopback(request: dict[str, Any], now: datetime) -> dict[str, Any]:
     """A serving certificate of the authority in `request`, or of a new one when that is missing or near its end."""
     life = timedelta(seconds=request["life"])
-    ca, ca_key = _given(request, now + 2 * life) or _new_authority(now)
+    ca, ca_key = _given(request, now + 2 * life) or _new_authority("syncer admission webhook CA", now)
     trusted = [ca, *(older for older in _trusted(request) if older != ca and older.not_valid_after_utc > now)]
     return {
-        **_issue("syncer admission webhook", ["localhost", "127.0.0.1"], (ca, ca_key), now, now + life),
+        **_served(_subject("syncer admission webhook"), ["localhost", "127.0.0.1"], (ca, ca_key), now, now + life),
         "ca": "".join(_text(authority) for authority in trusted),
         "ca_key": _pem(ca_key),
     }
@@ -75,31 +86,109 @@ def issue_front(request: dict[str, Any], now: datetime) -> dict[str, Any]:
     if ca.not_valid_after_utc <= now:
         raise Unusable("ca", f"has expired at {ca.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}")
     wanted = now + timedelta(seconds=request["life"])
-    issued = _issue("kube-apiserver", request["names"], (ca, key), now, min(wanted, ca.not_valid_after_utc))
+    issued = _served(_subject("kube-apiserver"), request["names"], (ca, key), now, min(wanted, ca.not_valid_after_utc))
     # Clients trust roots; what is between has to come with the certificate.
     issued["certificate"] += "".join(_text(above) for above in chain if above.subject != above.issuer)
     return {**issued, "last": wanted >= ca.not_valid_after_utc}
 
 
-def _issue(name: str, names: list[str], authority: _Authority, now: datetime, end: datetime) -> dict[str, Any]:
-    ca, ca_key = authority
+def make_authorities(request: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """New authorities and keys of these names."""
+    made = {name: _new_authority(name, now) for name in request["authorities"]}
+    return {
+        "authorities": {name: {"certificate": _text(ca), "key": _pem(key)} for name, (ca, key) in made.items()},
+        "keys": {name: _pem(ec.generate_private_key(ec.SECP256R1())) for name in request["keys"]},
+    }
+
+
+def issue_identities(request: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """What is wanted and not had yet, and when to ask again."""
+    authorities = {name: (_chain(pair["certificate"])[0], _private_key(pair["key"])) for name, pair in request["authorities"].items()}
+    life = timedelta(seconds=request["life"])
+    issued: dict[str, Any] = {}
+    renewals = []
+    for name, wanted in request["wanted"].items():
+        ca, ca_key = authorities[wanted["authority"]]
+        certificate, key = _had(request["had"].get(name))
+        if certificate is None or not _fits(certificate, wanted, ca, key) or now.timestamp() >= (_renewal(certificate, ca) or math.inf):
+            end = min(now + life, ca.not_valid_after_utc)
+            subject, usages = _subject(wanted["common_name"], wanted["organizations"]), wanted["usages"]
+            certificate = _issue(subject, wanted["names"], usages, key, (ca, ca_key), now, end)
+            issued[name] = {"certificate": _text(certificate), "key": _pem(key)}
+        renewals.append(_renewal(certificate, ca))
+    return {"issued": issued, "renew_at": min((at for at in renewals if at is not None), default=None)}
+
+
+def _had(pair: dict[str, str] | None) -> tuple[x509.Certificate | None, ec.EllipticCurvePrivateKey]:
+    """The certificate that is there, if it can be read, and the key that is there or a new one."""
+    try:
+        key = load_pem_private_key((pair or {})["key"].encode(), None)
+    except (KeyError, ValueError, TypeError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        return None, ec.generate_private_key(ec.SECP256R1())
+    try:
+        return x509.load_pem_x509_certificate((pair or {})["certificate"].encode()), key
+    except (KeyError, ValueError):
+        return None, key
+
+
+def _fits(had: x509.Certificate, wanted: dict[str, Any], ca: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
+    leaf = [extension.value for extension in had.extensions]
+    alike = all(extension in leaf for extension in _particulars(wanted["names"], wanted["usages"]))
+    more = bool(wanted["names"]) != any(isinstance(value, x509.SubjectAlternativeName) for value in leaf)
+    subject = _subject(wanted["common_name"], wanted["organizations"])
+    return alike and not more and had.subject == subject and had.public_key() == key.public_key() and _has_issued(ca, had)
+
+
+def _renewal(certificate: x509.Certificate, ca: x509.Certificate) -> float | None:
+    """When another one should take its place; None if that would last no longer."""
+    begin, end = certificate.not_valid_before_utc + _SKEW, certificate.not_valid_after_utc
+    return None if end >= ca.not_valid_after_utc else begin.timestamp() + RENEW_AFTER * (end - begin).total_seconds()
+
+
+def _served(subject: x509.Name, names: list[str], authority: _Authority, now: datetime, end: datetime) -> dict[str, Any]:
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
-        _builder(name, key, now, end)
-        .issuer_name(ca.subject)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general_name(one) for one in names]), critical=False)
-        .add_extension(_identifier(ca), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
+    certificate = _issue(subject, names, ["server"], key, authority, now, end)
     return {
         "certificate": _text(certificate),
         "key": _pem(key),
         "issued": now.timestamp(),
         "expires": certificate.not_valid_after_utc.timestamp(),
     }
+
+
+def _issue(
+    subject: x509.Name,
+    names: list[str],
+    usages: list[str],
+    key: ec.EllipticCurvePrivateKey,
+    authority: _Authority,
+    now: datetime,
+    end: datetime,
+) -> x509.Certificate:
+    ca, ca_key = authority
+    builder = (
+        _builder(subject, key, now, end)
+        .issuer_name(ca.subject)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(_identifier(ca), critical=False)
+    )
+    for extension in _particulars(names, usages):
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(ca_key, hashes.SHA256())
+
+
+def _particulars(names: list[str], usages: list[str]) -> list[x509.ExtensionType]:
+    """The extensions in which certificates of one authority differ."""
+    named = [x509.SubjectAlternativeName([_general_name(one) for one in names])] if names else []
+    return [x509.ExtendedKeyUsage([_USAGES[usage] for usage in usages]), *named]
+
+
+def _subject(common_name: str, organizations: Iterable[str] = ()) -> x509.Name:
+    names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization) for organization in organizations]
+    return x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
@@ -170,11 +259,11 @@ def _trusted(request: dict[str, Any]) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(request["ca"].encode()) if request.get("ca") else []
 
 
-def _new_authority(now: datetime) -> _Authority:
+def _new_authority(name: str, now: datetime) -> _Authority:
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder("syncer admission webhook CA", key, now, now + CA_LIFE)
     ca = (
-        builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "syncer admission webhook CA")]))
+        _builder(_subject(name), key, now, now + CA_LIFE)
+        .issuer_name(_subject(name))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(digital_signature=True, key_cert_sign=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -182,10 +271,10 @@ def _new_authority(now: datetime) -> _Authority:
     return ca, key
 
 
-def _builder(name: str, key: ec.EllipticCurvePrivateKey, now: datetime, end: datetime) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime, end: datetime) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .subject_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)

@@ -8,10 +8,8 @@ daemon 9 MB for good. Keys go through pipes: nothing is written to a disk, an ar
 from __future__ import annotations
 
 import asyncio
-import binascii
 import os
 import sys
-from base64 import b64decode, b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,8 +18,8 @@ import structlog
 
 from syncer.errors import AlreadyExists, Conflict, NotFound, SyncerError
 from syncer.kube import codec
-from syncer.kube.types import SECRETS, Key, Obj, labels_of
-from syncer.naming import DOMAIN
+from syncer.kube.types import Key, Obj
+from syncer.proxy.ownsecret import OwnSecret, content_of
 
 if TYPE_CHECKING:
     import ssl
@@ -41,7 +39,6 @@ _RENEW_AFTER = 0.8
 _TRIES = 3
 """How often another replica may be quicker; each time there is an authority to go on with."""
 _CA, _CA_KEY = "ca.crt", "ca.key"
-_LABEL = f"{DOMAIN}/vcluster-name"
 
 
 class Unusable(SyncerError):
@@ -132,15 +129,13 @@ class SharedAuthority:
     """
 
     def __init__(self, host: Client, *, namespace: str, name: str, owner: Obj | None, life: float = LIFE) -> None:
-        self._host = host
-        self._name = name
-        self._owner = owner
-        self._life = life
         self.key = secret_key(namespace, name)
+        self._secret = OwnSecret(host, self.key, name=name, owner=owner)
+        self._life = life
 
     async def bundle(self) -> bytes:
         """What API servers are to trust now (PEM); nothing when the Secret is gone."""
-        secret = await self._read()
+        secret = await self._secret.read()
         return b"" if secret is None else self._parse(secret).ca
 
     async def issue(self, previous: Certificates | None = None) -> Certificates:
@@ -149,48 +144,25 @@ class SharedAuthority:
         A Secret that is gone is made again with the authority of `previous`. Raises SyncerError, ApiError or a network error.
         """
         for _ in range(_TRIES):
-            secret = await self._read()
+            secret = await self._secret.read()
             given = self._parse(secret) if secret is not None else previous
             issued = await issue_certificates(given, life=self._life)
             if secret is not None and given is not None and issued.ca == given.ca:
                 return issued
             try:
-                await self._keep(issued, secret)
+                await self._secret.write({_CA: issued.ca, _CA_KEY: issued.ca_key}, secret)
             except (AlreadyExists, Conflict, NotFound):
                 continue  # another replica was first
             log.info("admission.authority_kept", key=str(self.key), new=given is None or issued.ca != given.ca)
             return issued
         raise SyncerError(f"the Secret {self.key} on the host keeps changing while it is read")
 
-    async def _read(self) -> Obj | None:
-        try:
-            secret = await self._host.get(SECRETS, self.key)
-        except NotFound:
-            return None
-        if labels_of(secret).get(_LABEL) != self._name:
-            raise SyncerError(f"the Secret {self.key} on the host is not the syncer's own, as its label {_LABEL} would tell; rename it")
-        return secret
-
     def _parse(self, secret: Obj) -> Certificates:
-        data = secret.get("data") or {}
         try:
-            ca, ca_key = (b64decode(data[name]) for name in (_CA, _CA_KEY))
-        except (KeyError, TypeError, binascii.Error):
+            ca, ca_key = (content_of(secret)[name] for name in (_CA, _CA_KEY))
+        except KeyError:
             raise SyncerError(f"the Secret {self.key} on the host holds no {_CA} and {_CA_KEY}; delete it, and it is made again") from None
         return Certificates(b"", b"", 0.0, 0.0, ca=ca, ca_key=ca_key)
-
-    async def _keep(self, issued: Certificates, had: Obj | None) -> None:
-        data = {_CA: b64encode(issued.ca).decode(), _CA_KEY: b64encode(issued.ca_key).decode()}
-        if had is not None:
-            unchanged = {name: had["metadata"][name] for name in ("uid", "resourceVersion")}
-            await self._host.patch(SECRETS, self.key, {"metadata": unchanged, "data": data})
-            return
-        metadata: Obj = {"name": self.key.name, "namespace": self.key.namespace, "labels": {_LABEL: self._name}}
-        if self._owner is not None:
-            metadata["ownerReferences"] = [self._owner]
-        await self._host.create(
-            SECRETS, self.key.namespace, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
-        )
 
 
 async def ask_authority(request: Mapping[str, Any], what: str, patience: float = PATIENCE) -> Mapping[str, Any]:

@@ -44,6 +44,11 @@ def owner_key(namespace: str, name: str) -> Key:
     return Key(namespace, f"vc-{name}-owner")
 
 
+def reference_to(owner: Key, uid: str) -> Obj:
+    """The ownerReference that names the owner ConfigMap of that UID."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "name": owner.name, "uid": uid}
+
+
 class Fence:
     """Open only while both sides are the ones that belong together.
 
@@ -78,7 +83,7 @@ class Fence:
 
     def owner_reference(self) -> Obj:
         """The ownerReference for host objects; only valid once `open` has returned."""
-        return {"apiVersion": "v1", "kind": "ConfigMap", "name": self.owner.name, "uid": self.owner_uid}
+        return reference_to(self.owner, self.owner_uid)
 
     def require_open(self) -> None:
         """Raise FenceClosed unless writes are allowed."""

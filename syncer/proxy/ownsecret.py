@@ -1,0 +1,66 @@
+"""A Secret of the host in which the syncer keeps what is its own, and which several replicas may write."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from typing import TYPE_CHECKING
+
+from syncer.errors import NotFound, SyncerError
+from syncer.kube.types import SECRETS, Key, Obj, labels_of
+from syncer.naming import DOMAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from syncer.kube.client import Client
+
+_LABEL = f"{DOMAIN}/vcluster-name"
+
+
+class OwnSecret:
+    """The Secret `key` of the virtual cluster `name`. `owner` is its ownerReference, if it is to have one."""
+
+    def __init__(self, host: Client, key: Key, *, name: str, owner: Obj | None) -> None:
+        self.key = key
+        self._host = host
+        self._name = name
+        self._owner = owner
+
+    async def read(self) -> Obj | None:
+        """As it is now, None if there is none. Raises SyncerError if it is somebody else's, ApiError or a network error."""
+        try:
+            secret = await self._host.get(SECRETS, self.key)
+        except NotFound:
+            return None
+        if labels_of(secret).get(_LABEL) != self._name:
+            raise SyncerError(f"the Secret {self.key} on the host is not the syncer's own, as its label {_LABEL} would tell; rename it")
+        return secret
+
+    async def write(self, data: Mapping[str, bytes], had: Obj | None) -> None:
+        """Have it hold `data`, unless it has changed since it was read as `had`.
+
+        Then raises AlreadyExists, Conflict or NotFound; else ApiError or a network error.
+        """
+        encoded = {name: b64encode(content).decode() for name, content in data.items()}
+        if had is not None:
+            unchanged = {name: had["metadata"][name] for name in ("uid", "resourceVersion")}
+            await self._host.patch(SECRETS, self.key, {"metadata": unchanged, "data": encoded})
+            return
+        metadata: Obj = {"name": self.key.name, "namespace": self.key.namespace, "labels": {_LABEL: self._name}}
+        if self._owner is not None:
+            metadata["ownerReferences"] = [self._owner]
+        await self._host.create(
+            SECRETS, self.key.namespace, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": encoded}
+        )
+
+
+def content_of(secret: Obj) -> dict[str, bytes]:
+    """The data of a Secret; what is not base64 is left out."""
+    found: dict[str, bytes] = {}
+    for name, text in (secret.get("data") or {}).items():
+        try:
+            found[name] = b64decode(text or "", validate=True)
+        except (Base64Error, TypeError, ValueError):
+            continue
+    return found
