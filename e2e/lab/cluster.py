@@ -139,11 +139,11 @@ class ControlPlane:
         shutil.rmtree(self.data_dir, ignore_errors=True)
         self.start()
 
-    def start_apiserver(self) -> None:
-        """Start the API server unless it runs, and wait until it is ready."""
+    def start_apiserver(self, *extra: str) -> None:
+        """Start the API server unless it runs, with `extra` flags for once, and wait until it is ready."""
         if process.alive(self.dir, apiserver.NAME):
             self.resume()  # a test that crashed may have left it paused
-        apiserver.start(self, self._datastore.endpoint(self), self._apiserver_flags())
+        apiserver.start(self, self._datastore.endpoint(self), [*self._apiserver_flags(), *extra])
         process.wait_ready(self.dir, apiserver.NAME, self.api.ready)
 
     def stop_apiserver(self, grace: float = 0.0) -> None:
