@@ -49,6 +49,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "serviceCIDR": "10.96.0.0/12",
         "vcluster": {"image": "rancher/k3s:v1.31.5-k3s1"},
     },
+    "deployed": {
+        "coredns": {"deployment": True, "replicas": 2, "service": {"annotations": {"team": "blue"}}},
+        "init": {
+            "manifests": "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n---\n",
+            "manifestsTemplate": "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: about\ndata:\n  release: {{ .Release.Name }}\n",
+        },
+        "isolation": {"enabled": True},
+    },
     "adapted": {
         "defaultImageRegistry": "registry.example.com/",
         "syncer": {"image": "syncer:dev", "imagePullPolicy": "Never", "extraArgs": ["--disable-sync-resources=ingresses"], "resources": {}},
@@ -160,10 +168,10 @@ class TestRights:
         ({"vcluster": {"image": "rancher/k3s:v1.30.2-k3s1"}}, "serviceCIDR: Kubernetes v1.30 takes Service addresses only"),
         ({"vcluster": {"baseArgs": ["server"]}}, "write vcluster.extraArgs"),
         ({"coredns": {"config": ".:53 {}"}}, "port 1053"),
-        ({"coredns": {"integrated": False, "replicas": 2}}, "coredns.replicas: not supported"),
+        ({"coredns": {"integrated": False, "replicas": 2}}, "set coredns.deployment"),
         ({"rbac": {"role": {"excluded": ["pods"]}}}, "the syncer cannot go without pods"),
         ({"isolation": {"podSecurityStandard": "strict"}}, "at '/isolation/podSecurityStandard': value must be one of"),
-        ({"init": {"helm": [{"chart": {}}]}}, "init: not supported; nothing is deployed"),
+        ({"init": {"helm": [{"chart": {}}]}}, "init.helm: not supported; Helm charts are not deployed"),
         ({"openshift": {"enable": True}}, "rbac.role.extraRules"),
         ({"podLabels": {"release": "other"}}, "release is the chart's own label"),
     ],

@@ -30,7 +30,11 @@ pytestmark = pytest.mark.apiserver
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("chart-*.yaml"))
 WATCHED = Path(__file__).parent / "golden" / "chart-replicas.yaml"
 """Of the shape with all that Prometheus and Grafana get."""
+DEPLOYED = Path(__file__).parent / "golden" / "chart-deployed.yaml"
+"""Of the shape with CoreDNS as a Deployment."""
 CRDS = ("servicemonitors", "podmonitors", "prometheusrules")
+ACCOUNTS = ("vc-blue", "given")
+"""Without which an API server takes no pod of theirs."""
 OURS = {"namespace": NAMESPACE, "service": "blue-headless"}
 
 
@@ -45,10 +49,18 @@ def host(host_cluster: HostCluster) -> Iterator[HostCluster]:
     wait_until(lambda: all(host_cluster.api.serves("monitoring.coreos.com/v1", kind) for kind in kinds), "the CRDs are served")
     labels = {"pod-security.kubernetes.io/warn": "restricted"}
     host_cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    for name in ACCOUNTS:
+        host_cluster.api.apply(account(name))
     yield host_cluster
     host_cluster.api.delete(f"/api/v1/namespaces/{NAMESPACE}")
     for crd in crds:
         host_cluster.api.delete(host_cluster.api.path_of(crd))
+
+
+def account(name: str) -> dict[str, Any]:
+    annotations = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}  # kubectl warns of whatever has none
+    metadata = {"name": name, "namespace": NAMESPACE, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -63,8 +75,18 @@ def apply_strictly(host: HostCluster, path: Path) -> list[str]:
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_an_api_server_takes_it_all_without_a_warning(host: HostCluster, path: Path) -> None:
     said = apply_strictly(host, path)
-    assert [line for line in said if not line.endswith(" created (server dry run)")] == []
+    assert [line for line in said if not line.endswith(" (server dry run)")] == []
     assert len(said) == len(documents(path))
+
+
+def test_what_the_virtual_cluster_begins_with(host: HostCluster, tmp_path: Path) -> None:
+    files = only("ConfigMap", "blue-manifests", DEPLOYED)["data"]
+    assert files.keys() == {"coredns.yaml", "init.yaml", "template.yaml"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        said = apply_strictly(host, tmp_path / name)
+        assert [line for line in said if not line.endswith(" (server dry run)")] == []
+        assert len(said) == len(documents(tmp_path / name))
 
 
 def test_a_field_that_does_not_exist_would_be_seen(host: HostCluster, tmp_path: Path) -> None:
@@ -101,8 +123,8 @@ def judge(*arguments: str, given: str) -> dict[str, Any]:
     return said
 
 
-def only(kind: str, name: str) -> dict[str, Any]:
-    (found,) = [obj for obj in documents(WATCHED) if (obj["kind"], obj["metadata"]["name"]) == (kind, name)]
+def only(kind: str, name: str, path: Path = WATCHED) -> dict[str, Any]:
+    (found,) = [obj for obj in documents(path) if (obj["kind"], obj["metadata"]["name"]) == (kind, name)]
     return found
 
 

@@ -36,7 +36,7 @@
 {{- end }}
 {{- end }}
 {{- range .Values.syncer.extraArgs }}
-{{- if has (splitList "=" . | first) (list "--name" "--suffix" "--service-name" "--target-namespace" "--dns-service" "--kube-config" "--port" "--health-bind-address") }}
+{{- if has (splitList "=" . | first) (list "--name" "--suffix" "--service-name" "--target-namespace" "--dns-service" "--kube-config" "--port" "--health-bind-address" "--init-manifests") }}
 {{- fail (printf "syncer.extraArgs: %s is for the chart to say, whose Services, Role and probes go by it; drop it" (splitList "=" . | first)) }}
 {{- end }}
 {{- end }}
@@ -49,6 +49,9 @@
 {{- end }}
 {{- if and .Values.sync.nodes.syncAllNodes (not .Values.sync.nodes.enabled) }}
 {{- fail "sync.nodes.syncAllNodes: made-up nodes are those in use; to show the host's, set sync.nodes.enabled" }}
+{{- end }}
+{{- if and (gt (int .Values.coredns.replicas) 1) (not .Values.coredns.deployment) }}
+{{- fail "coredns.replicas: CoreDNS runs once beside each replica of the API server, see replicas; for more of it set coredns.deployment" }}
 {{- end }}
 {{- if and .Values.coredns.config (not (contains "1053" .Values.coredns.config)) }}
 {{- fail "coredns.config: it has to listen at port 1053, where the Service leads" }}

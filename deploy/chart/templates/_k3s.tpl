@@ -45,7 +45,7 @@
     {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- end }}
-  {{- if .Values.coredns.enabled }}
+  {{- if include "vc.corednsBeside" . }}
   lifecycle:
     postStart:
       # The kubelet starts the next container once this ends. CoreDNS exits without its kubeconfig.
