@@ -45,13 +45,22 @@ class Api:
         self.pongs = 0
 
     async def __aenter__(self) -> Self:
-        self._pods = await asyncio.start_server(self.pod, "127.0.0.1", 0)
+        self._pods = await asyncio.start_server(self._run, "127.0.0.1", 0)
         await self.start()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
         self._pods.close()
+
+    async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError):
+                await self.pod(reader, writer)
+                writer.transport.abort()
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()
 
     async def start(self) -> None:
         self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0.1)
@@ -91,7 +100,7 @@ class Api:
             await up
         finally:
             up.cancel()
-            writer.close()
+            writer.transport.abort()
         return tunnel
 
     async def _up(self, tunnel: web.WebSocketResponse, writer: asyncio.StreamWriter) -> None:
@@ -111,7 +120,6 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while piece := await reader.read(65536):
         writer.write(piece)
         await writer.drain()
-    writer.close()
 
 
 async def digest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -120,7 +128,6 @@ async def digest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     while piece := await reader.read(65536):
         found.update(piece)
     writer.write(found.hexdigest().encode())
-    writer.close()
 
 
 class Listener:
@@ -146,7 +153,7 @@ class Listener:
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
-            writer.close()
+            writer.transport.abort()
 
     async def _send(self, writer: asyncio.StreamWriter, content: bytes) -> None:
         writer.write(content)
@@ -190,11 +197,10 @@ async def test_what_is_not_read_is_not_asked_for() -> None:
 
     async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(bytes(65536))
-                await writer.drain()
-                sent += 65536
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+            sent += 65536
 
     async with Api(pour) as api, listener(api) as here:
         reader, writer = await here.open()
@@ -204,7 +210,7 @@ async def test_what_is_not_read_is_not_asked_for() -> None:
             before = sent
             await asyncio.sleep(0.3)
         assert sent < 64 * MEBI
-        writer.close()
+        writer.transport.abort()
 
 
 @pytest.mark.parametrize("content", [b"", b"hello"])
@@ -236,7 +242,7 @@ async def test_an_api_server_that_restarts() -> None:
         await api.stop()
         with pytest.raises(ConnectionResetError):
             await reader.readexactly(1)
-        writer.close()
+        writer.transport.abort()
         waiting = asyncio.create_task(here.ask(b"after"))
         await here.heard.wait()
         await api.start()
@@ -287,7 +293,6 @@ async def test_a_client_that_leaves_is_forgotten_by_everybody() -> None:
         with contextlib.suppress(ConnectionError):
             await reader.read(-1)
         left.set()
-        writer.close()
 
     async with Api(stay) as api, listener(api) as here:
         reader, writer = await here.open()
@@ -305,7 +310,7 @@ async def test_leaving_closes_the_connections() -> None:
             assert await reader.readexactly(1) == b"x"
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read(-1) == b""
-        writer.close()
+        writer.transport.abort()
         with pytest.raises(ConnectionRefusedError):
             await here.open()
 
