@@ -29,8 +29,13 @@ Exit codes: {" ".join((__doc__ or "").partition("Exit codes: ")[2].split())}
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> NoReturn:
     """Run one command and exit; by default that of the process's arguments and environment."""
-    given = join_negations(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(given).parse_args(given)
+    given, separator, program = _split(sys.argv[1:] if argv is None else argv)
+    given = join_negations(given)
+    parser = _parser(given)
+    arguments = parser.parse_args(given)
+    if separator and not getattr(command(arguments.command), "TAKES_PROGRAM", False):
+        parser.error(f"{arguments.command} takes no command after --")
+    arguments.program = program
     terminal = Terminal(sys.stdout, sys.stderr)
     try:
         code = asyncio.run(command(arguments.command).run(arguments, os.environ if environ is None else environ, terminal))
@@ -47,6 +52,15 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    """What is before `--`, whether it is there, and what follows. argparse itself takes it for the end of flags only."""
+    words = list(argv)
+    if "--" not in words:
+        return words, False, []
+    at = words.index("--")
+    return words[:at], True, words[at + 1 :]
 
 
 def _complain(terminal: Terminal, error: BaseException, code: int) -> int:

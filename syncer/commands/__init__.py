@@ -1,7 +1,8 @@
 """The commands of `syncer`, a module each, named as the command is.
 
 A module has a `DESCRIPTION`, `add_arguments(parser)` and `async def run(arguments, environ, terminal) -> int`, whose result is the
-exit code; USAGE and EPILOG if argparse's own would not do. What fails is raised: `cli` tells it and chooses the code. Modules
+exit code; USAGE and EPILOG if argparse's own would not do; TAKES_PROGRAM if it wants what stands after `--`: that is the list
+`arguments.program`, empty for every other one. What fails is raised: `cli` tells it and chooses the code. Modules
 import what is heavy only in `run`, so that --help and mistakes are answered at once.
 """
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     from syncer.terminal import Terminal
 
 SUMMARIES = {
+    "create": "make a virtual cluster",
+    "list": "the virtual clusters of a host",
     "use": "switch to a virtual cluster that was connected to before",
     "disconnect": "switch back to the host",
+    "pause": "stop everything of a virtual cluster, and keep its data",
+    "resume": "go on after a pause",
+    "delete": "delete a virtual cluster, with all that it has on the host",
     "start": "run the syncer",
     "prepare": "make what a control plane beside the syncer needs before it starts",
     "rights": "what the host grants, what is on and off, and the RBAC rules that the flags need",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from syncer.kube.kubeconfig import read_kubeconfig
 from syncer.kube.types import Side
 from syncer.releases import kubeconfigs
 from syncer.releases.contexts import current
+from syncer.values import duration
 
 if TYPE_CHECKING:
     import argparse
@@ -44,6 +46,19 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--context", metavar="NAME", help="its context (default: the current one)")
 
 
+def add_release_arguments(parser: argparse.ArgumentParser) -> None:
+    """NAME, `-n`, and the host: which virtual cluster is meant."""
+    parser.add_argument("name", metavar="NAME", help="the virtual cluster")
+    parser.add_argument("-n", "--namespace", metavar="NAMESPACE", default="", help="its host namespace (default: wherever it is)")
+    add_host_arguments(parser)
+
+
+def add_timeout_argument(parser: argparse.ArgumentParser, default: str, what: str) -> None:
+    """`--timeout`; `arguments.timeout` is seconds."""
+    words = f"for how long to wait {what} (default: {default})"
+    parser.add_argument("--timeout", metavar="DURATION", type=_duration, default=duration(default), help=words)
+
+
 async def host_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Host:
     """The host that was chosen. Raises ConfigError, in words, if there is none."""
     return await asyncio.to_thread(_host, arguments.kubeconfig, arguments.context or "", environ)
@@ -55,6 +70,13 @@ def kubeconfig_files(environ: Mapping[str, str], given: str | None = None) -> li
         return [Path(given)]
     named = [Path(part) for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
     return named or [DEFAULT_KUBECONFIG.expanduser()]
+
+
+def _duration(text: str) -> float:
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def _host(kubeconfig: str | None, context: str, environ: Mapping[str, str]) -> Host:

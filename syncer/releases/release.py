@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ SELECTOR = "app=vcluster"
 """Finds the control planes of all virtual clusters, the Go original's too; `release` tells which one."""
 PAUSED = "loft.sh/paused"
 """Annotation of the StatefulSet of a virtual cluster that is paused; the Go original's."""
+
+
+_VERSION = re.compile(r":(v\d+\.\d+\.\d+)[^/]*$")
 
 
 class Status(StrEnum):
@@ -48,6 +52,21 @@ class Release:
             return Status.PAUSED
         ready = (self.stateful_set.get("status") or {}).get("readyReplicas") or 0
         return Status.RUNNING if ready else Status.STARTING
+
+    def require_ours(self) -> None:
+        """Raise ConfigError if another program's chart made it: it has the same labels, but other rules."""
+        chart = labels_of(self.stateful_set).get("chart", "")
+        if chart.rpartition("-")[0] != "syncer":
+            made = f"by the chart {chart}" if chart else "without our chart"
+            raise ConfigError(f"{self.name} in namespace {self.namespace} was made {made}; manage it with the program that made it")
+
+    @property
+    def version(self) -> str:
+        """The virtual cluster's Kubernetes version, as far as the tag of an image tells it; else ""."""
+        spec = self.stateful_set["spec"]["template"]["spec"]
+        images = [container.get("image") or "" for part in ("containers", "initContainers") for container in spec.get(part) or ()]
+        found = (_VERSION.search(image) for image in images if "k3s" in image or "kube-apiserver" in image)
+        return next((match[1] for match in found if match), "")
 
     @property
     def created(self) -> str:

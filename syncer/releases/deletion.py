@@ -1,0 +1,238 @@
+"""Deletes a virtual cluster so that nothing of it is left, and nothing of anybody else is touched.
+
+The control plane goes first, or it would make things anew. Then Helm removes what it knows, while the host's garbage collector and we
+remove the rest; what is left is looked for among all types that the host serves, by the rules in `belongings`, until nothing is.
+Helm's record need not be there, nor all of its objects: so a half-made release goes, and one whose deletion was interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from syncer.errors import ConfigError, Conflict, Forbidden, NoSuchCluster, NotFound
+from syncer.kube.types import (
+    CONFIGMAPS,
+    NAMESPACES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    Key,
+    annotations_of,
+    is_deleting,
+    key_of,
+    uid_of,
+)
+from syncer.naming import DOMAIN
+from syncer.releases.belongings import CREATED, Item, belongings, foreign, is_claim, others
+from syncer.releases.readiness import until
+from syncer.releases.release import STATEFUL_SETS, find_release
+from syncer.releases.survey import Survey, elsewhere
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from syncer.kube.client import Client
+    from syncer.kube.types import Resource
+    from syncer.releases.helm import Helm
+    from syncer.releases.waiting import Progress
+
+_SETTLE_SECONDS = 2.0
+"""For how long the host's controllers may need to remove what they made for objects that are gone."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user says: keep claims, the namespace (None: if `create` made it), and how long pods may take to end."""
+
+    keep_claims: bool = False
+    namespace: bool | None = None
+    grace: int | None = None
+
+
+@dataclass
+class Deleted:
+    """What was removed and what was left, in words."""
+
+    removed: dict[str, Item] = field(default_factory=dict)
+    kept: list[Item] = field(default_factory=list)
+    namespace: str = ""
+    """What became of the namespace."""
+    unseen: list[Resource] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people: a line for each type."""
+        lines = [f"{_counted(kind, names)} deleted" for kind, names in sorted(_by_kind(self.removed.values()).items())]
+        lines += [f"{_counted(kind, names)} kept" for kind, names in sorted(_by_kind(self.kept).items())]
+        if self.unseen:
+            lines.append(f"not looked at, for want of the right to list them: {', '.join(sorted(map(str, self.unseen)))}")
+        return [*lines, self.namespace] if self.namespace else lines
+
+
+def _by_kind(items: Iterable[Item]) -> dict[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items:
+        found[item.resource.kind].append(item.key.name)
+    return found
+
+
+def _counted(kind: str, names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{kind} {', '.join(sorted(names)[:_SHOWN])}{more}"
+
+
+async def locate(host: Client, helm: Helm, name: str, namespace: str = "") -> str:
+    """The namespace of a virtual cluster, or of what is left of one. Raises NoSuchCluster, or ConfigError if there are several."""
+    if namespace:
+        return namespace
+    try:
+        return (await find_release(host, name)).namespace
+    except NoSuchCluster as error:
+        found = {record.namespace for record in await helm.records(name) if record.ours}
+        owners = await host.list_all(CONFIGMAPS, label_selector=f"{DOMAIN}/vcluster-name={name}", metadata_only=True)
+        found |= {key_of(owner).namespace for owner in owners if key_of(owner).name == f"vc-{name}-owner"}
+        if len(found) > 1:
+            raise ConfigError(f"parts of {name} are in the namespaces {', '.join(sorted(found))}; choose one with --namespace") from None
+        if not found:
+            raise error from None
+        return found.pop()
+
+
+class Deletion:
+    """Of one virtual cluster."""
+
+    def __init__(self, host: Client, helm: Helm, name: str, namespace: str, wishes: Wishes, progress: Progress) -> None:
+        self._host = host
+        self._helm = helm
+        self._name = name
+        self._namespace = namespace
+        self._wishes = wishes
+        self._progress = progress
+        self._survey = Survey(host, namespace)
+        self._done = Deleted()
+
+    async def run(self) -> Deleted:
+        """All of it. Raises NoSuchCluster if nothing is there, TooLate if something does not go."""
+        records = [record for record in await self._helm.records(self._name, self._namespace) if record.ours]
+        own = await self._look()
+        if not own and not records:
+            raise NoSuchCluster(f"there is nothing of a virtual cluster {self._name!r} in namespace {self._namespace}; see `syncer list`")
+        await self._refuse_others()
+        await self._stop_control_plane(own)
+        await self._detach_claims()
+        if records:
+            pods = [item for item in own if item.resource == PODS]
+            await asyncio.gather(self._helm.uninstall(self._name, self._namespace), *(self._delete(item) for item in pods))
+        for item in own:
+            if not self._keeps(item):
+                self._done.removed[item.uid] = item
+        await until(self._sweep, self._progress, "something keeps it; its finalizers tell who, see kubectl get -o yaml; run it again then")
+        self._done.unseen = sorted(self._survey.unseen, key=str)
+        self._done.namespace = await self._remove_namespace()
+        return self._done
+
+    async def _refuse_others(self) -> None:
+        """The Go original's have the same marks."""
+        with suppress(NoSuchCluster):
+            (await find_release(self._host, self._name, self._namespace)).require_ours()
+
+    async def _look(self) -> list[Item]:
+        found, more = await asyncio.gather(self._survey.everything(), elsewhere(self._host, self._name, self._namespace))
+        return belongings([*found, *more], self._name, self._namespace)
+
+    async def _stop_control_plane(self, own: list[Item]) -> None:
+        """With claims that are kept it may end as it likes: it has data to write."""
+        stateful_sets = [item for item in own if item.resource.group == STATEFUL_SETS.group and item.resource.plural == "statefulsets"]
+        for item in stateful_sets:
+            patch: dict[str, object] = {"replicas": 0}
+            if self._wishes.keep_claims:  # or their owner, the StatefulSet, takes them along
+                patch["persistentVolumeClaimRetentionPolicy"] = {"whenDeleted": "Retain", "whenScaled": "Retain"}
+            with suppress(NotFound):
+                await self._host.patch(STATEFUL_SETS, item.key, {"spec": patch})
+        owners = {item.uid for item in stateful_sets}
+
+        async def running() -> str:
+            pods = [item for item in await self._survey.of([PODS]) if _owners(item) & owners]
+            await asyncio.gather(*(self._delete(item) for item in pods))
+            return f"pod {pods[0].key.name} of the control plane is still ending" if pods else ""
+
+        await until(running, self._progress, "its node does not answer; when it is lost, delete the pod with --force, and run it again")
+
+    async def _detach_claims(self) -> None:
+        """Kept claims have no owner any more that would take them along."""
+        if not self._wishes.keep_claims:
+            return
+        own = await self._look()
+        for item in own:
+            if is_claim(item) and item.obj["metadata"].get("ownerReferences"):
+                metadata = {"uid": item.uid, "resourceVersion": item.obj["metadata"]["resourceVersion"], "ownerReferences": None}
+                await self._host.patch(PERSISTENT_VOLUME_CLAIMS, item.key, {"metadata": metadata})
+
+    async def _sweep(self) -> str:
+        """Delete what is left; in words, what does not go."""
+        own = await self._look()
+        left = [item for item in own if not self._keeps(item)]
+        self._done.kept = [item for item in own if self._keeps(item)]
+        for item in left:
+            self._done.removed.setdefault(item.uid, item)
+        await asyncio.gather(*(self._delete(item) for item in left))
+        stuck = [f"{item} ({', '.join(held)})" if (held := item.obj["metadata"].get("finalizers")) else str(item) for item in left]
+        return f"still there: {', '.join(stuck[:_SHOWN])}" if stuck else ""
+
+    def _keeps(self, item: Item) -> bool:
+        return self._wishes.keep_claims and is_claim(item)
+
+    async def _delete(self, item: Item) -> None:
+        """With the grace period that was wished for, which may be shorter than the one that is running."""
+        metadata = item.obj["metadata"]
+        grace = self._wishes.grace if item.resource == PODS else None
+        given = metadata.get("deletionGracePeriodSeconds")
+        if is_deleting(item.obj) and (grace is None or given is None or given <= grace):
+            return
+        with suppress(NotFound, Conflict):
+            await self._host.delete(item.resource, item.key, uid=item.uid, grace=grace)
+
+    async def _remove_namespace(self) -> str:
+        """In words what became of it; "" if nobody wanted it gone."""
+        name, key = self._namespace, Key("", self._namespace)
+        try:
+            namespace = await self._host.get(NAMESPACES, key)
+        except (NotFound, Forbidden):
+            return ""
+        wanted = CREATED in annotations_of(namespace) if self._wishes.namespace is None else self._wishes.namespace
+        if not wanted:
+            return ""
+        self._progress.waits("looking for what else is in the namespace")
+        items = await self._strangers()
+        if neighbours := others(items, self._name):
+            return f"Namespace {name} kept: other virtual clusters live in it: {', '.join(neighbours)}"
+        if items:
+            return f"Namespace {name} kept: there are other things in it: {', '.join(map(str, items[:_SHOWN]))}"
+        with suppress(NotFound, Conflict):
+            await self._host.delete(NAMESPACES, key, uid=uid_of(namespace))
+
+        async def there() -> str:
+            try:
+                found = await self._host.get(NAMESPACES, key)
+            except NotFound:
+                return ""
+            why = [item.get("message", "") for item in (found.get("status") or {}).get("conditions") or () if item.get("status") == "True"]
+            return f"namespace {name} is still ending: {'; '.join(why)}".rstrip(": ")
+
+        await until(there, self._progress, f"see kubectl get namespace {name} -o yaml; the virtual cluster itself is gone")
+        return f"Namespace {name} deleted"
+
+    async def _strangers(self) -> list[Item]:
+        deadline = self._progress.elapsed + _SETTLE_SECONDS
+        while items := foreign(await self._survey.everything()):
+            if self._progress.elapsed > deadline:
+                return items
+            await asyncio.sleep(0.25)
+        return []
+
+
+def _owners(item: Item) -> set[str]:
+    return {owner.get("uid", "") for owner in item.obj["metadata"].get("ownerReferences") or ()}

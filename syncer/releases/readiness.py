@@ -1,0 +1,96 @@
+"""Waits until a virtual cluster is ready, and tells why it is not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from syncer.errors import ApiError, NotFound, TooLate
+from syncer.kube.types import EVENTS, PERSISTENT_VOLUME_CLAIMS, PODS, SERVICES, Key, key_of
+from syncer.releases.release import SELECTOR, STATEFUL_SETS
+from syncer.releases.waiting import Progress, Scene, ended_containers, is_ready, why_not_ready
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from syncer.kube.client import Client
+    from syncer.kube.types import Obj
+
+LOOK_SECONDS = 0.5
+
+
+async def until(condition: Callable[[], Awaitable[str]], progress: Progress, otherwise: str) -> None:
+    """Until `condition` answers "", else the reason why it is not so yet. TooLate with the last reason, and `otherwise`: what to do."""
+    while reason := await condition():
+        progress.waits(reason)
+        if progress.elapsed >= progress.limit:
+            raise TooLate(f"waited {progress.limit:.0f} s in vain: {reason}; {otherwise}")
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def wait_ready(host: Client, name: str, namespace: str, progress: Progress) -> None:
+    """Until all replicas of the control plane are ready. Raises TooLate."""
+    key = Key(namespace, name)
+
+    async def reason() -> str:
+        try:
+            stateful_set = await host.get(STATEFUL_SETS, key)
+        except NotFound:
+            stateful_set = None
+        if stateful_set is not None and is_ready(stateful_set):
+            return ""
+        late = progress.elapsed + LOOK_SECONDS >= progress.limit
+        return why_not_ready(await scene(host, key, stateful_set)) if progress.wants_reason or late else "it is starting"
+
+    see = f"kubectl --namespace={namespace} describe pod {name}-0"
+    await until(reason, progress, f"it goes on starting; look with `{see}`, and at the log of its container syncer")
+
+
+async def wait_balanced(host: Client, name: str, namespace: str, progress: Progress) -> str:
+    """The address that a load balancer gave the virtual cluster. Raises TooLate."""
+    key = Key(namespace, f"{name}-lb")
+    found = [""]
+
+    async def reason() -> str:
+        try:
+            service = await host.get(SERVICES, key)
+        except NotFound:
+            return f"there is no Service {key}: is service.type LoadBalancer?"
+        ingress = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+        found[0] = next((item.get("ip") or item.get("hostname") or "" for item in ingress), "")
+        return "" if found[0] else f"no load balancer has given the Service {key} an address yet"
+
+    await until(reason, progress, "does the host have a controller for load balancers? `syncer connect` works without one")
+    return found[0]
+
+
+async def scene(host: Client, key: Key, stateful_set: Obj | None) -> Scene:
+    """What there is to explain it with; what may not be read is left out."""
+    selector = f"{SELECTOR},release={key.name}"
+    pods, claims = await asyncio.gather(
+        _listed(host.list_all(PODS, key.namespace, label_selector=selector)),
+        _listed(host.list_all(PERSISTENT_VOLUME_CLAIMS, key.namespace, label_selector=selector)),
+    )
+    names = sorted({key.name, *(key_of(obj).name for obj in (*pods, *claims))})
+    events = await asyncio.gather(
+        *(_listed(host.list_all(EVENTS, key.namespace, field_selector=f"involvedObject.name={name}")) for name in names)
+    )
+    ended = list(ended_containers(pods))
+    logs = await asyncio.gather(*(_log(host, key.namespace, pod, container, previous=previous) for pod, container, previous in ended))
+    words = {(pod, container): log for (pod, container, _), log in zip(ended, logs, strict=True)}
+    return Scene(stateful_set, pods, claims, [event for some in events for event in some], words)
+
+
+async def _listed(asked: Awaitable[list[Obj]]) -> list[Obj]:
+    try:
+        return await asked
+    except ApiError:
+        return []
+
+
+async def _log(host: Client, namespace: str, pod: str, container: str, *, previous: bool) -> str:
+    params = {"container": container, "tailLines": "5", "previous": str(previous).lower()}
+    try:
+        return await host.request_text(PODS.path(namespace, pod, "log"), params=params)
+    except ApiError:
+        return ""
