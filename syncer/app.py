@@ -26,7 +26,7 @@ from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
 from syncer.kube.types import SERVICES, Key, Side
 from syncer.metrics import Measure, Metrics, Reading
-from syncer.naming import Names
+from syncer.naming import LABEL_CLUSTER, Names
 from syncer.proxy.aggregation import Aggregation
 from syncer.proxy.allocation import HostAllocator
 from syncer.proxy.certificates import SharedAuthority
@@ -37,7 +37,7 @@ from syncer.proxy.installation import Installation
 from syncer.proxy.metrics_api import MetricsApi
 from syncer.proxy.statuspage import Facts, Leadership, status_page
 from syncer.proxy.usage import features
-from syncer.runtime.leader import Elector
+from syncer.runtime.leader import Elector, lease_key
 from syncer.runtime.patience import AGAIN, insist
 from syncer.sync.extent import Extent, ask_extent
 from syncer.sync.fence import Fence, owner_key
@@ -149,8 +149,8 @@ class App:
                 apart = await stack.enter_async_context(Client(clients[Side.HOST].cluster, Side.HOST, observe=self._metrics.api_request))
                 self._elector = Elector(
                     apart,
-                    namespace=settings.target_namespace,
-                    name=f"vcluster-{settings.name}-controller",
+                    lease_key(settings.target_namespace, settings.name),
+                    labels={LABEL_CLUSTER: settings.name},
                     identity=f"{socket.gethostname()}-{os.getpid()}",
                     lease_duration=settings.lease_duration,
                     renew_deadline=settings.renew_deadline,

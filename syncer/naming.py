@@ -30,6 +30,9 @@ LABEL_MANAGED_BY = DOMAIN + "/managed-by"
 LABEL_NAMESPACE = DOMAIN + "/namespace"
 """Value: the virtual namespace."""
 
+LABEL_CLUSTER = DOMAIN + "/vcluster-name"
+"""Label of what the syncer keeps for itself on the host. Value: the virtual cluster's name."""
+
 ANNOTATION_NAME = DOMAIN + "/object-name"
 ANNOTATION_NAMESPACE = DOMAIN + "/object-namespace"
 ANNOTATION_UID = DOMAIN + "/object-uid"

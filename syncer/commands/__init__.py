@@ -25,6 +25,7 @@ SUMMARIES = {
     "pause": "stop everything of a virtual cluster, and keep its data",
     "resume": "go on after a pause",
     "delete": "delete a virtual cluster, with all that it has on the host",
+    "status": "how a virtual cluster is doing",
     "start": "run the syncer",
     "prepare": "make what a control plane beside the syncer needs before it starts",
     "rights": "what the host grants, what is on and off, and the RBAC rules that the flags need",

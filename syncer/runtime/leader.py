@@ -27,6 +27,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -46,6 +47,11 @@ TICK = 0.001
 
 LOOK = 1.5
 """Longest pause of a candidate, in seconds: the sooner it sees the last renewal, the sooner it may take over."""
+
+
+def lease_key(namespace: str, name: str) -> Key:
+    """Where the Lease of the replicas of the virtual cluster `name` is; the Go original's name."""
+    return Key(namespace, f"vcluster-{name}-controller")
 
 
 def seconds_since_boot() -> float:
@@ -70,7 +76,7 @@ class LeaseClient(Protocol):
 
 
 class Elector:
-    """Takes part in the election for the Lease `namespace`/`name`. All times are in seconds.
+    """Takes part in the election for the Lease `key`, which gets `labels` when it is made. All times are in seconds.
 
     `identity` is made unique for this process, since a restarted one must not take its predecessor's lease for its own.
     Raises ConfigError unless lease_duration > renew_deadline > retry_period (with jitter).
@@ -79,10 +85,10 @@ class Elector:
     def __init__(
         self,
         client: LeaseClient,
+        key: Key,
         *,
-        namespace: str,
-        name: str,
         identity: str,
+        labels: Mapping[str, str] = MappingProxyType({}),
         lease_duration: float = 15.0,
         renew_deadline: float = 10.0,
         retry_period: float = 2.0,
@@ -99,7 +105,8 @@ class Elector:
         self.transitions = 0
         """How often the lease has changed hands, as far as known."""
         self._client = client
-        self._key = Key(namespace, name)
+        self._key = key
+        self._labels = dict(labels)
         self._lease_duration = lease_duration
         self._renew_deadline = renew_deadline
         self._retry_period = retry_period
@@ -275,7 +282,7 @@ class Elector:
         lease = {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
-            "metadata": {"namespace": self._key.namespace, "name": self._key.name},
+            "metadata": {"namespace": self._key.namespace, "name": self._key.name, "labels": self._labels},
             "spec": self._claim(self._spec or {}),
         }
         return self._won(await self._client.create(LEASES, self._key.namespace, lease), sent)

@@ -42,6 +42,7 @@ class Server:
 
     def __init__(self) -> None:
         self.lease: Obj | None = None
+        self.labels: dict[str, str] = {}
         self.rv = 0
         self.writes = 0
 
@@ -95,6 +96,7 @@ class Line:
 
     async def create(self, resource: Resource, namespace: str, obj: Obj) -> Obj:
         assert (namespace, obj["metadata"]["name"]) == KEY
+        self.server.labels = obj["metadata"]["labels"]
         return await self.call(lambda: self.server.write(obj["spec"], None))
 
     async def patch(self, resource: Resource, key: Key, body: Mapping[str, Any]) -> Obj:
@@ -105,9 +107,7 @@ class Leader:
     """An elector and what it does while it leads."""
 
     def __init__(self, client: LeaseClient, name: str = "a", *, cleanup: float = 0.0, **options: Any) -> None:
-        self.elector = Elector(
-            client, **{"namespace": "ns", "name": "lock", "identity": name, "clock": now, "rng": random.Random(name), **options}
-        )
+        self.elector = Elector(client, KEY, **{"identity": name, "clock": now, "rng": random.Random(name), **options})
         self.cleanup = cleanup
         self.spans: list[list[float]] = []
         self.finish = asyncio.Event()
@@ -501,7 +501,7 @@ async def test_run_ends_as_the_work_does() -> None:
         raise asyncio.CancelledError
 
     for lead, error in ((fail, OSError), (cancel_itself, RuntimeError)):
-        elector = Elector(Line(server), namespace="ns", name="lock", identity="b", clock=now)
+        elector = Elector(Line(server), KEY, identity="b", clock=now)
         with pytest.raises(error):
             await elector.run(lead)
         assert "holderIdentity" not in server.spec
@@ -529,7 +529,7 @@ async def test_error_while_ending_is_told(logs: list[EventDict]) -> None:
         finally:
             raise OSError("broken")
 
-    task = asyncio.create_task(Elector(Line(Server()), namespace="ns", name="lock", identity="a", clock=now).run(lead))
+    task = asyncio.create_task(Elector(Line(Server()), KEY, identity="a", clock=now).run(lead))
     await asyncio.sleep(1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -537,10 +537,22 @@ async def test_error_while_ending_is_told(logs: list[EventDict]) -> None:
     assert [entry["event"] for entry in logs] == ["leader.acquired", "leader.released", "leader.stopped_badly"]
 
 
+@pytest.mark.looptime
+async def test_tells_since_when_it_is_held() -> None:
+    server = Server()
+    labels = {"example.com/of": "a"}
+    first = Leader(Line(server), "a", labels=labels)
+    assert first.elector.since == ""
+    await asyncio.sleep(1)
+    second = Leader(Line(server), "b")
+    await asyncio.sleep(5)
+    async with stopping(second, first):
+        assert server.labels == labels
+        assert first.elector.since == second.elector.since == server.spec["acquireTime"]
+
+
 async def test_a_restarted_process_is_somebody_else() -> None:
-    assert Elector(Line(Server()), namespace="ns", name="lock", identity="pod-0").identity != (
-        Elector(Line(Server()), namespace="ns", name="lock", identity="pod-0").identity
-    )
+    assert Elector(Line(Server()), KEY, identity="pod-0").identity != (Elector(Line(Server()), KEY, identity="pod-0").identity)
 
 
 @pytest.mark.parametrize(("duration", "deadline", "period"), [(10, 10, 2), (15, 2.4, 2), (15, 10, 0), (15, 16, 2), (15, 10, -1)])
@@ -548,8 +560,7 @@ def test_times_that_cannot_work_are_refused(duration: float, deadline: float, pe
     with pytest.raises(ConfigError, match="leader election cannot work with a lease duration of"):
         Elector(
             Line(Server()),
-            namespace="ns",
-            name="lock",
+            KEY,
             identity="a",
             lease_duration=duration,
             renew_deadline=deadline,
