@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.apiserver
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("chart-*.yaml"))
+PREVIOUS = sorted((Path(__file__).parent / "golden" / "previous").glob("chart-*.yaml"))
 WATCHED = Path(__file__).parent / "golden" / "chart-replicas.yaml"
 """Of the shape with all that Prometheus and Grafana get."""
 DEPLOYED = Path(__file__).parent / "golden" / "chart-deployed.yaml"
@@ -113,6 +114,39 @@ def twice(node: yaml.Node | None) -> Iterator[str]:
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from twice(item)
+
+
+@pytest.fixture(scope="module")
+def upgraded(host: HostCluster) -> Iterator[list[str]]:
+    """Namespaces with what the chart was before; the test adds their names."""
+    names: list[str] = []
+    yield names
+    for name in names:
+        host.api.delete(f"/api/v1/namespaces/{name}")
+        for plural in ("clusterroles", "clusterrolebindings"):
+            host.api.delete(f"/apis/rbac.authorization.k8s.io/v1/{plural}/vc-blue-v-{name}")
+
+
+def in_namespace(path: Path, namespace: str, directory: Path) -> Path:
+    """A file of the objects there, without hooks: Helm makes those anew each time."""
+    text = path.read_text().replace(NAMESPACE, namespace)
+    objects = [obj for obj in yaml.safe_load_all(text) if obj and "helm.sh/hook" not in obj["metadata"].get("annotations", {})]
+    file = directory / f"{namespace}-{path.parent.name}.yaml"
+    file.write_text(yaml.safe_dump_all(objects))
+    return file
+
+
+@pytest.mark.parametrize("path", PREVIOUS, ids=lambda path: path.stem)
+def test_an_api_server_takes_it_all_as_an_upgrade(host: HostCluster, path: Path, upgraded: list[str], tmp_path: Path) -> None:
+    namespace = f"before-{path.stem}"
+    host.create_namespace(namespace)
+    upgraded.append(namespace)
+    kubectl(host, "apply", "-f", str(in_namespace(path, namespace, tmp_path)))
+    now = in_namespace(path.parents[1] / path.name, namespace, tmp_path)
+    said = apply_strictly(host, now)
+    assert [line for line in said if not line.endswith(" (server dry run)")] == []
+    now.write_text(now.read_text().replace("podManagementPolicy: Parallel", "podManagementPolicy: OrderedReady"))
+    assert "updates to statefulset spec for fields other than" in "\n".join(apply_strictly(host, now))
 
 
 def judge(*arguments: str, given: str) -> dict[str, Any]:

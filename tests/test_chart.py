@@ -37,8 +37,8 @@ def test_each_word_of_sync_is_a_value_with_the_same_default() -> None:
 
 
 def test_k3s_leaves_out_the_same_controllers_as_the_lab() -> None:
-    template = (chart.CHART / "templates" / "_k3s.tpl").read_text()
-    found = re.search(r"controllers=(\S+)", template)
+    template = (chart.CHART / "templates" / "_names.tpl").read_text()
+    found = re.search(r"^(\*,-nodeipam\S+)$", template, re.MULTILINE)
     assert found is not None
     assert found[1].split(",") == ["*", *(f"-{name}" for name in _K3S_LEAVES_OUT)]
 
@@ -103,6 +103,42 @@ def test_what_is_refused_is_no_value() -> None:
         return {value.path for value in values} | {path for value in values for path in paths([*value.parts])}
 
     assert not chart.unsupported().keys() & paths(chart.values())
+
+
+PREVIOUS = sorted((Path(chart.__file__).parent / "golden" / "previous").glob("chart-*.yaml"))
+_MAY_CHANGE = {
+    "replicas",
+    "template",
+    "updateStrategy",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+    "revisionHistoryLimit",
+    "ordinals",
+}
+
+
+@pytest.mark.parametrize("path", PREVIOUS, ids=lambda path: path.stem)
+def test_what_an_api_server_lets_nobody_change_is_as_it_was(path: Path) -> None:
+    """An upgrade would end half way. Of claims even the size is fixed: it is for users to say, and not to change by itself."""
+
+    def fixed(path: Path) -> dict[tuple[str, str], Any]:
+        found = {}
+        for obj in filter(None, yaml.safe_load_all(path.read_text())):
+            match obj["kind"]:
+                case "StatefulSet":
+                    fields = {name: value for name, value in obj["spec"].items() if name not in _MAY_CHANGE}
+                case "Service":
+                    fields = {"headless": obj["spec"].get("clusterIP")}
+                case "RoleBinding" | "ClusterRoleBinding":
+                    fields = obj["roleRef"]
+                case _:
+                    continue
+            found[obj["kind"], obj["metadata"]["name"]] = fields
+        return found
+
+    before, now = fixed(path), fixed(path.parents[1] / path.name)
+    assert "StatefulSet" in {kind for kind, _ in before}
+    assert {name: fields for name, fields in now.items() if name in before} == before
 
 
 class TestComments:
