@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from syncer.kube.types import CONFIGMAPS, SECRETS, Key, Side
+from syncer.kube.types import CONFIGMAPS, SECRETS, SERVICES, Key, Side
 from syncer.manifests.applying import Manifests
 from syncer.metrics import Measure, Reading
 from syncer.proxy.health import Check
@@ -19,6 +19,7 @@ from syncer.sync.engine import Engine
 from syncer.sync.executor import Executor
 from syncer.sync.guard import Guard
 from syncer.sync.ledger import Ledger, State
+from syncer.sync.mainstays import Mainstays
 from syncer.sync.recorder import Recorder
 from syncer.sync.view import Policy
 
@@ -93,6 +94,7 @@ class Synchronization:
             wall=time.time,
         )
         self._kubeconfigs = self._secrets(settings, clients[Side.HOST], fence) if settings.proxy else None
+        self._mainstays = self._kept_up(settings, clients[Side.HOST], fence)
         self._manifests: Manifests | None = None
         if settings.init_manifests:
             directory = Path(settings.init_manifests)
@@ -103,6 +105,8 @@ class Synchronization:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._engine.run(), name="engine")
             tasks.create_task(self._recorder.run(), name="events")
+            if self._mainstays is not None:
+                tasks.create_task(self._mainstays.run(), name="mainstays")
             if self._kubeconfigs is not None:
                 tasks.create_task(self._kubeconfigs.run(), name="kubeconfig secrets")
             if self._manifests is not None:
@@ -173,6 +177,11 @@ class Synchronization:
             yield Reading(Measure.CACHE_BYTES, place, informer.store.bytes_kept)
             yield Reading(Measure.WATCH_RESTARTS, place, informer.watcher.restarts)
             yield Reading(Measure.WATCH_STALENESS, place, informer.stale_for())
+
+    def _kept_up(self, settings: Settings, host: Client, fence: Fence) -> Mainstays | None:
+        services = self._caches.stores.get((Side.HOST, SERVICES))
+        names = (settings.service_name, settings.dns_service)
+        return None if services is None else Mainstays(host, services, fence, names, self._owner)
 
     def _secrets(self, settings: Settings, host: Client, fence: Fence) -> KubeconfigSecrets:
         namespace = settings.target_namespace
