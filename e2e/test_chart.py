@@ -33,6 +33,26 @@ SHAPES: dict[str, dict[str, Any]] = {
             "dashboard": {"enabled": True},
         },
     },
+    "k8s": {"distro": "k8s"},
+    "k8s-replicas": {
+        "distro": "k8s",
+        "replicas": 2,
+        "api": {"extraArgs": ["--audit-log-path=-"], "env": [{"name": "GOMAXPROCS", "value": "4"}]},
+        "controller": {"extraArgs": ["--v=2"]},
+        "etcd": {"replicas": 3, "extraArgs": ["--quota-backend-bytes=8589934592"]},
+        "syncer": {"extraArgs": ["--certificate-life=1h", "--log-level=debug"]},
+        "clusterDomain": "blue.example",
+        "storage": {"className": "fast"},
+        "autoDeletePersistentVolumeClaims": True,
+        "isolation": {"enabled": True},
+    },
+    "k8s-older": {
+        "distro": "k8s",
+        "api": {"image": "registry.k8s.io/kube-apiserver:v1.32.9"},
+        "controller": {"image": "registry.k8s.io/kube-controller-manager:v1.32.9"},
+        "storage": {"persistence": False},
+    },
+    "older": {"vcluster": {"image": "rancher/k3s:v1.32.9-k3s1"}},
     "isolated": {
         "isolation": {
             "enabled": True,
@@ -96,7 +116,13 @@ def stateful_set(given: dict[str, Any] | None = None, *, release: str = "blue") 
 
 
 def containers(found: Any) -> dict[str, Any]:
-    return {container["name"]: container for container in found["spec"]["template"]["spec"]["containers"]}
+    """Of a StatefulSet by name, those that start first too."""
+    spec = found["spec"]["template"]["spec"]
+    return {container["name"]: container for container in (*spec.get("initContainers", ()), *spec["containers"])}
+
+
+def stateful_sets(shape: str) -> list[Any]:
+    return [obj for (kind, _), obj in objects(SHAPES[shape]).items() if kind == "StatefulSet"]
 
 
 def test_helm_finds_nothing_to_complain_of() -> None:
@@ -159,13 +185,21 @@ class TestRights:
         ({"replicas": "two"}, "at '/replicas': got string, want integer"),
         ({"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
         ({"replicas": 2}, "vcluster.datastore.existingSecret"),
-        ({"distro": "k8s"}, "distro: k8s is not offered by this version yet"),
+        ({"distro": "k0s"}, "distro: k0s is not offered; take k3s or k8s"),
+        ({"distro": "k8s", "vcluster": {"extraArgs": ["--v=2"]}}, "vcluster.extraArgs: is of distro: k3s; with k8s write api.extraArgs or"),
+        ({"distro": "k8s", "vcluster": {"datastore": {"existingSecret": "x"}}}, "k8s has an etcd of its own"),
+        ({"api": {"extraArgs": ["--v=2"]}}, "api.extraArgs: is of distro: k8s; with k3s write vcluster.extraArgs"),
+        ({"distro": "k8s", "etcd": {"replicas": 2}}, "at '/etcd/replicas': value must be one of 1, 3, 5"),
+        ({"distro": "k8s", "api": {"image": "a/kube-apiserver:v1.35.1"}}, "controller.image: v1.36 is newer than api.image, v1.35"),
         ({"distro": "minikube"}, "at '/distro': value must be one of 'k3s'"),
         ({"service": {"type": "Public"}}, "at '/service/type': value must be one of"),
         ({"syncer": {"extraArgs": "--sync=nodes"}}, "at '/syncer/extraArgs': got string, want array"),
         ({"syncer": {"extraArgs": [1]}}, "at '/syncer/extraArgs/0': got number, want string"),
         ({"syncer": {"extraArgs": ["--target-namespace=other"]}}, "syncer.extraArgs: --target-namespace is for the chart to say"),
-        ({"vcluster": {"image": "rancher/k3s:v1.30.2-k3s1"}}, "serviceCIDR: Kubernetes v1.30 takes Service addresses only"),
+        (
+            {"vcluster": {"image": "rancher/k3s:v1.30.2-k3s1"}, "sync": {"services": {"enabled": False}}},
+            "serviceCIDR: Kubernetes v1.30 has to know the host's range",
+        ),
         ({"vcluster": {"baseArgs": ["server"]}}, "write vcluster.extraArgs"),
         ({"coredns": {"config": ".:53 {}"}}, "port 1053"),
         ({"coredns": {"integrated": False, "replicas": 2}}, "set coredns.deployment"),
@@ -214,36 +248,40 @@ class TestNames:
 class TestPod:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_it_fits_the_level_restricted(self, shape: str) -> None:
-        found = stateful_set(SHAPES[shape])
-        spec = found["spec"]["template"]["spec"]
-        assert spec["securityContext"]["runAsNonRoot"]
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
-        for container in containers(found).values():
-            context = container["securityContext"]
-            assert context["capabilities"]["drop"] == ["ALL"]
-            assert set(context["capabilities"].get("add", ())) <= {"NET_BIND_SERVICE"}
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["readOnlyRootFilesystem"] is True
+        for found in stateful_sets(shape):
+            spec = found["spec"]["template"]["spec"]
+            assert spec["securityContext"]["runAsNonRoot"]
+            assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+            for container in containers(found).values():
+                context = container["securityContext"]
+                assert context["capabilities"]["drop"] == ["ALL"]
+                assert set(context["capabilities"].get("add", ())) <= {"NET_BIND_SERVICE"}
+                assert context["allowPrivilegeEscalation"] is False
+                assert context["readOnlyRootFilesystem"] is True
 
-    def test_only_the_syncer_has_the_hosts_token(self) -> None:
-        found = stateful_set()
-        assert found["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
-        with_token = [name for name, it in containers(found).items() if any(mount["name"] == "host-access" for mount in it["volumeMounts"])]
-        assert with_token == ["syncer"]
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_only_the_syncer_has_the_hosts_token(self, shape: str) -> None:
+        for found in stateful_sets(shape):
+            assert found["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+            with_token = {
+                it["name"] for it in containers(found).values() if any(one["name"] == "host-access" for one in it["volumeMounts"])
+            }
+            assert with_token <= {"syncer", "prepare"}
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_what_is_mounted_is_there(self, shape: str) -> None:
-        spec = stateful_set(SHAPES[shape])["spec"]
-        claims = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", ())}
-        volumes = {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
-        mounted = {mount["name"] for container in spec["template"]["spec"]["containers"] for mount in container["volumeMounts"]}
-        assert mounted == claims | volumes
-        assert not claims & volumes
+        for found in stateful_sets(shape):
+            claims = {claim["metadata"]["name"] for claim in found["spec"].get("volumeClaimTemplates", ())}
+            volumes = {volume["name"] for volume in found["spec"]["template"]["spec"]["volumes"]}
+            mounted = {mount["name"] for container in containers(found).values() for mount in container["volumeMounts"]}
+            assert mounted == claims | volumes
+            assert not claims & volumes
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_the_syncer_understands_its_flags(self, shape: str) -> None:
-        args = [arg.removeprefix("--").partition("=") for arg in containers(stateful_set(SHAPES[shape]))["syncer"]["args"]]
+        said = containers(stateful_set(SHAPES[shape]))["syncer"]["args"]
+        args = [arg.replace("$(SERVICE_CIDR)", "10.96.0.0/12").removeprefix("--").partition("=") for arg in said]
         chosen, warnings = settings.load({name: [value or "true"] for name, _, value in args}, {"NAMESPACE": NAMESPACE})
         assert (chosen.name, chosen.service_name, chosen.dns_service) == ("blue", "blue", "blue-dns")
         assert (chosen.service_account, chosen.out_kube_config_server, warnings) == ("vc-workload-blue", "", [])
@@ -272,8 +310,9 @@ class TestPod:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_whatever_selects_the_pods_finds_them(shape: str) -> None:
     found = objects(SHAPES[shape])
-    labels = found["StatefulSet", "blue"]["spec"]["template"]["metadata"]["labels"].items()
     for (kind, name), obj in found.items():
+        whose = "blue-etcd" if name == "blue-etcd" else "blue"
+        labels = found["StatefulSet", whose]["spec"]["template"]["metadata"]["labels"].items()
         match kind:
             case "Service":
                 selector = obj["spec"]["selector"]
@@ -344,4 +383,3 @@ class TestIsolation:
         assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=baseline" in shown
         assert "--template='{{.data.config | base64decode}}'" in shown
         assert "incomingConnections" in shown
-        assert "Not offered by this version" in shown

@@ -17,8 +17,19 @@
 {{- if gt (len $name) 52 }}
 {{- fail (printf "the release name %q has %d characters: 52 at most, as Kubernetes puts it and a hash into a label of the StatefulSet's pods" $name (len $name)) }}
 {{- end }}
-{{- if ne .Values.distro "k3s" }}
-{{- fail (printf "distro: %s is not offered by this version yet; leave it at k3s" .Values.distro) }}
+{{- if not (has .Values.distro (list "k3s" "k8s")) }}
+{{- fail (printf "distro: %s is not offered; take k3s or k8s" .Values.distro) }}
+{{- end }}
+{{- if eq .Values.distro "k8s" }}
+{{- include "vc.checksOfK8s" . }}
+{{- else }}
+{{- range $part := list "api" "controller" "etcd" }}
+{{- range list "extraArgs" "env" "extraVolumeMounts" }}
+{{- if get (index $.Values $part) . }}
+{{- fail (printf "%s.%s: is of distro: k8s; with k3s write vcluster.%s" $part . .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- range $path, $words := .Files.Get "files/unsupported.yaml" | fromYaml }}
 {{- $value := dict "at" $.Values }}
@@ -40,12 +51,11 @@
 {{- fail (printf "syncer.extraArgs: %s is for the chart to say, whose Services, Role and probes go by it; drop it" (splitList "=" . | first)) }}
 {{- end }}
 {{- end }}
-{{- if and (gt (int .Values.replicas) 1) (not .Values.vcluster.datastore.existingSecret) }}
-{{- fail "replicas: more than one need a datastore that they share; name its Secret in vcluster.datastore.existingSecret" }}
+{{- if and (eq .Values.distro "k3s") (gt (int .Values.replicas) 1) (not .Values.vcluster.datastore.existingSecret) }}
+{{- fail "replicas: more than one need a datastore that they share; name its Secret in vcluster.datastore.existingSecret, or take distro: k8s" }}
 {{- end }}
-{{- $version := regexFind "v1\\.[0-9]+" (splitList ":" .Values.vcluster.image | last) }}
-{{- if and $version (lt (int (trimPrefix "v1." $version)) 33) (not .Values.serviceCIDR) }}
-{{- fail (printf "serviceCIDR: Kubernetes %s takes Service addresses only of the range that it was started with; write the host's range here, or take 1.33 or newer as vcluster.image" $version) }}
+{{- if and (include "vc.asksRange" .) (not (include "vc.enabled" . | fromYaml).words.services) }}
+{{- fail (printf "serviceCIDR: Kubernetes %s has to know the host's range of Service addresses, and sync.services is off, so that it cannot be found out; write it here" (include "vc.version" .)) }}
 {{- end }}
 {{- if and .Values.sync.nodes.syncAllNodes (not .Values.sync.nodes.enabled) }}
 {{- fail "sync.nodes.syncAllNodes: made-up nodes are those in use; to show the host's, set sync.nodes.enabled" }}
@@ -55,5 +65,25 @@
 {{- end }}
 {{- if and .Values.coredns.config (not (contains "1053" .Values.coredns.config)) }}
 {{- fail "coredns.config: it has to listen at port 1053, where the Service leads" }}
+{{- end }}
+{{- end }}
+
+{{- define "vc.checksOfK8s" -}}
+{{- if gt (len .Release.Name) 47 }}
+{{- fail (printf "the release name %q has %d characters: with distro: k8s 47 at most, since there is a StatefulSet of that name with -etcd" .Release.Name (len .Release.Name)) }}
+{{- end }}
+{{- range list "extraArgs" "env" "extraVolumeMounts" }}
+{{- if get $.Values.vcluster . }}
+{{- fail (printf "vcluster.%s: is of distro: k3s; with k8s write api.%s or controller.%s" . . .) }}
+{{- end }}
+{{- end }}
+{{- if .Values.vcluster.datastore.existingSecret }}
+{{- fail "vcluster.datastore: is of distro: k3s; k8s has an etcd of its own" }}
+{{- end }}
+{{- $controllers := regexFind "v1\\.[0-9]+" (splitList ":" .Values.controller.image | last) }}
+{{- with include "vc.version" . }}
+{{- if and $controllers (gt (int (trimPrefix "v1." $controllers)) (int (trimPrefix "v1." .))) }}
+{{- fail (printf "controller.image: %s is newer than api.image, %s, which does not know all that it asks for; take the same version" $controllers .) }}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -19,15 +19,16 @@
     - --disable-network-policy
     - --flannel-backend=none
     - --egress-selector-mode=disabled
-    - --kube-controller-manager-arg=controllers=*,-nodeipam,-nodelifecycle,-persistentvolume-binder,-attachdetach,-persistentvolume-expander,-cloud-node-lifecycle,-ttl
+    - --kube-controller-manager-arg=controllers={{ include "vc.controllers" . }}
     - --cluster-domain={{ .Values.clusterDomain }}
-    {{- with .Values.serviceCIDR }}
+    {{- with include "vc.serviceCIDR" . }}
     - --service-cidr={{ . }}
     {{- end }}
     {{- range .Values.vcluster.extraArgs }}
     - {{ . | quote }}
     {{- end }}
-  {{- if or .Values.vcluster.datastore.existingSecret .Values.vcluster.env }}
+  {{- $range := include "vc.serviceCIDREnv" . | fromYamlArray }}
+  {{- if or .Values.vcluster.datastore.existingSecret .Values.vcluster.env $range }}
   env:
     {{- with .Values.vcluster.datastore.existingSecret }}
     - name: K3S_DATASTORE_ENDPOINT
@@ -41,7 +42,7 @@
           name: {{ . | quote }}
           key: token
     {{- end }}
-    {{- with .Values.vcluster.env }}
+    {{- with concat $range .Values.vcluster.env }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- end }}
