@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SUMMARIES = {
     "create": "make a virtual cluster",
+    "connect": "a kubeconfig for a virtual cluster, or a command with one",
     "list": "the virtual clusters of a host",
     "use": "switch to a virtual cluster that was connected to before",
     "disconnect": "switch back to the host",

@@ -88,6 +88,19 @@ def without_entry(document: Obj, entry: Entry) -> Obj:
     }
 
 
+def left(document: Obj, entry: Entry, former: str, known: Iterable[str]) -> Obj:
+    """The document of somebody who is no longer connected: without the entry, and in the former context again, if that is still there.
+
+    Else in the host's. What others changed meanwhile stays. `known` are the contexts of all files.
+    """
+    after = without_entry(document, entry)
+    if after is document or document.get("current-context") != entry.context:
+        return after
+    there = {*known} - {entry.context}
+    below = [former, *hosts(former), *hosts(entry.context)]
+    return with_current(after, next((context for context in below if context in there), ""))
+
+
 def with_current(document: Obj, context: str) -> Obj:
     """With that context made current; whether there is one is the caller's matter."""
     return {**document, "current-context": context}

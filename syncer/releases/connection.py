@@ -1,0 +1,195 @@
+"""From here to a virtual cluster: what goes into a kubeconfig for it, and what has to run meanwhile so that it works."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from syncer.errors import NETWORK_ERRORS, ConfigError, Forbidden, NoSuchCluster, NotFound, SyncerError
+from syncer.kube.types import PODS, SECRETS, Key, is_deleting, key_of
+from syncer.releases import contexts
+from syncer.releases.credentials import CONFIG, bind, credentials_in, make_token, open_virtual, with_token
+from syncer.releases.endpoints import front_services, listening, problem, reachable, waits_for_balancer
+from syncer.releases.portforward import LOOPBACK, PortForward
+from syncer.releases.readiness import scene, until
+from syncer.releases.release import SELECTOR, Release, Status, find_release
+from syncer.releases.waiting import why_not_ready
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from syncer.kube.client import Client
+    from syncer.kube.types import Obj
+    from syncer.releases.credentials import Credentials, Endpoint
+    from syncer.releases.hosts import Host
+    from syncer.releases.waiting import Progress
+
+PORT = 8443
+"""Of the syncer in its pod, as of the Go original's."""
+DAY = 86400
+
+_POD_SECONDS = 1.0
+_PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How to connect. `endpoint` is where others will connect to, None for whatever works from here."""
+
+    endpoint: Endpoint | None = None
+    address: str = LOOPBACK
+    local_port: int = 0
+    service_account: Key | None = None
+    cluster_role: str = ""
+    token_seconds: int = DAY
+
+
+@dataclass(frozen=True)
+class Connection:
+    """`entry` is for a kubeconfig, and works for as long as the port is forwarded, if it is; `expires` is that of a token."""
+
+    entry: contexts.Entry
+    forwarded: bool
+    expires: str = ""
+
+
+class Pods:
+    """The pod of a control plane for the next connection. Many that come at once ask once."""
+
+    def __init__(self, host: Client, release: Release) -> None:
+        self._host = host
+        self._key = Key(release.namespace, release.name)
+        self._lock = asyncio.Lock()
+        self._found: Key | None = None
+        self._until = 0.0
+
+    async def find(self) -> Key:
+        """One that is ready. Raises SyncerError if there is none."""
+        async with self._lock:
+            now = asyncio.get_running_loop().time()
+            if self._found is None or now >= self._until:
+                self._found = None
+                namespace, name = self._key
+                pods = await self._host.list_all(PODS, namespace, label_selector=f"{SELECTOR},release={name}")
+                self._found, self._until = choose_pod(pods), now + _POD_SECONDS
+            if self._found is None:
+                raise SyncerError(f"no pod of {self._key} is ready")
+            return self._found
+
+
+def choose_pod(pods: Iterable[Obj]) -> Key | None:
+    """The newest one that is ready, and not about to go."""
+    usable = [pod for pod in pods if _is_ready(pod) and not is_deleting(pod)]
+    return key_of(max(usable, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))) if usable else None
+
+
+async def find_near(hosts: Iterable[Host], name: str, namespace: str) -> tuple[Host, Release]:
+    """The virtual cluster of that name on the first of these hosts that has one.
+
+    Raises NoSuchCluster or ConfigError, of the last host: the first ones may be virtual clusters that one is connected to.
+    """
+    last: Exception = NoSuchCluster(f"there is no virtual cluster {name!r}")
+    for host in hosts:
+        try:
+            async with await host.connect() as client:
+                return host, await find_release(client, name, namespace)
+        except (ConfigError, *NETWORK_ERRORS) as error:
+            last = error
+    raise last
+
+
+@asynccontextmanager
+async def connected(
+    host: Client, release: Release, context: str, wishes: Wishes, progress: Progress, say: Callable[[str], None]
+) -> AsyncIterator[Connection]:
+    """Wait until the virtual cluster is ready, and stay connected. `context` is that of the host.
+
+    Raises ConfigError for what a person has to mend, TooLate when it is not ready in time.
+    """
+    require_running(release)
+    pods = Pods(host, release)
+    credentials = await _administrator(host, release, progress)
+    endpoint = wishes.endpoint or await _exposed(host, release, credentials, say)
+    # A token is asked for from here, wherever it is to be used.
+    near = None if wishes.endpoint else endpoint
+    expires = ""
+    async with AsyncExitStack() as stack:
+        if near is None and (endpoint is None or wishes.service_account is not None):
+            forward = PortForward(host, pods.find, PORT, say=say, address=wishes.address, local_port=wishes.local_port)
+            await stack.enter_async_context(forward)
+            near = listening(forward.address, forward.local_port)
+            await _answers(credentials, near, progress)
+        if near is not None and wishes.service_account is not None:
+            credentials, expires = await _limited(credentials, near, wishes.service_account, wishes)
+        if endpoint is not None:
+            await stack.aclose()
+        there = endpoint or near
+        assert there is not None
+        name = contexts.Origin(release.name, release.namespace, context).context
+        entry = contexts.Entry(name, there.cluster(credentials), credentials.user, credentials.namespace)
+        yield Connection(entry, endpoint is None, expires)
+
+
+def require_running(release: Release) -> None:
+    """Raise ConfigError for one that will not be ready, however long one waits."""
+    if release.status is Status.PAUSED:
+        command = f"syncer resume {release.name} --namespace={release.namespace}"
+        raise ConfigError(f"{release.name} in namespace {release.namespace} is paused; start it again with `{command}`")
+    if release.status is Status.DELETING:
+        raise ConfigError(f"{release.name} in namespace {release.namespace} is being deleted")
+
+
+async def _administrator(host: Client, release: Release, progress: Progress) -> Credentials:
+    """What the Secret has, as soon as that is written and a pod is ready."""
+    key = Key(release.namespace, f"vc-{release.name}")
+    found: list[Obj] = []
+
+    async def reason() -> str:
+        pods = await host.list_all(PODS, release.namespace, label_selector=f"{SELECTOR},release={release.name}")
+        if choose_pod(pods) is None:
+            late = progress.wants_reason or progress.elapsed + 1 >= progress.limit
+            return (
+                why_not_ready(await scene(host, Key(release.namespace, release.name), release.stateful_set)) if late else "it is starting"
+            )
+        try:
+            secret = await host.get(SECRETS, key)
+        except NotFound:
+            return f"its syncer has not written the Secret {key} yet"
+        except Forbidden as error:
+            raise ConfigError(f"{error.message}; ask for get of the Secret {key.name} in the namespace {key.namespace}") from None
+        found[:] = [secret]
+        return "" if CONFIG in (secret.get("data") or {}) else f"the Secret {key} has no key {CONFIG}"
+
+    see = f"kubectl --namespace={release.namespace} describe pod {release.name}-0"
+    await until(reason, progress, f"look with `{see}`, or give it longer with --timeout")
+    return credentials_in(found[0])
+
+
+async def _answers(credentials: Credentials, endpoint: Endpoint, progress: Progress) -> None:
+    async def reason() -> str:
+        return await problem(credentials, endpoint, _PROBE_SECONDS)
+
+    await until(reason, progress, "look at the log of its container syncer")
+
+
+async def _exposed(host: Client, release: Release, credentials: Credentials, say: Callable[[str], None]) -> Endpoint | None:
+    services = await front_services(host, release.name, release.namespace)
+    found = await reachable(host, services, credentials)
+    if found is None and waits_for_balancer(services):
+        say("its load balancer has no address yet, so a port of this machine leads to it")
+    return found
+
+
+async def _limited(credentials: Credentials, endpoint: Endpoint, account: Key, wishes: Wishes) -> tuple[Credentials, str]:
+    async with await open_virtual(credentials, endpoint) as virtual:
+        token, expires = await make_token(virtual, account, wishes.token_seconds)
+        if wishes.cluster_role:
+            await bind(virtual, account, wishes.cluster_role)
+    return with_token(credentials, token), expires
+
+
+def _is_ready(pod: Obj) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
