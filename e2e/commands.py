@@ -1,4 +1,4 @@
-"""`syncer …` as a platform engineer types it, on the host of a lab."""
+"""The program as a person runs it: a command line, its exit code and its words."""
 
 from __future__ import annotations
 
@@ -6,12 +6,71 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from e2e.daemon import ROOT
+from e2e.kubernetes import binaries
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from e2e.lab.host import HostCluster
+
+_TIMEOUT = 150.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def succeeded(self) -> Done:
+        """Itself; AssertionError with its words if it failed."""
+        assert self.code == 0, f"exit code {self.code}\n{self.out}{self.err}"
+        return self
+
+
+@dataclass(frozen=True)
+class Commands:
+    """`syncer` for the host of a kubeconfig, with helm and kubectl on its PATH."""
+
+    kubeconfig: Path
+    directory: Path
+    """Its home."""
+
+    def environment(self) -> dict[str, str]:
+        """That of the process: nothing of the person's own that could change what it does."""
+        places = [str(binaries.ensure(name)[name].parent) for name in ("helm", "kubectl")]
+        path = os.pathsep.join([*places, os.environ["PATH"]])
+        return {"PATH": path, "HOME": str(self.directory), "KUBECONFIG": str(self.kubeconfig)}
+
+    def start(self, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Begin `syncer WORDS`."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "syncer", *words],
+            env={**self.environment(), **(environment or {})},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, environment: Mapping[str, str] | None = None) -> Done:
+        """Run it to its end."""
+        with self.start(*words, environment=environment) as process:
+            try:
+                out, err = process.communicate(timeout=_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, err = process.communicate()
+                raise AssertionError(f"syncer {' '.join(words)} takes more than {_TIMEOUT:.0f} s\n{out}{err}") from None
+        return Done(process.returncode, out, err)
 
 
 def syncer(host: HostCluster, *arguments: str, answer: str = "", timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
