@@ -25,7 +25,7 @@ from syncer.kube.types import (
     labels_of,
     uid_of,
 )
-from syncer.naming import DOMAIN, LABEL_MANAGED_BY, Names
+from syncer.naming import DOMAIN, Names
 from syncer.sync.fence import owner_key
 from syncer.translate.kubelets import node_of
 from syncer.translate.metadata import virtual_key
@@ -142,11 +142,16 @@ def foreign(items: Iterable[Item]) -> list[Item]:
     ]
 
 
-def others(items: Iterable[Item], name: str) -> list[str]:
-    """Names of other virtual clusters that have something in the namespace."""
-    labels = (labels_of(item.obj) for item in items)
-    found = {label.get(LABEL_MANAGED_BY) or (label.get("release", "") if label.get("app") == "vcluster" else "") for label in labels}
-    return sorted(found - {"", name})
+def others(items: Iterable[Item]) -> list[str]:
+    """Names of the virtual clusters, also the Go original's, that have a control plane or an owner ConfigMap among them."""
+    found = set()
+    for item in items:
+        labels, name = labels_of(item.obj), item.key.name
+        if item.resource.plural == "statefulsets" and (labels.get("app"), labels.get("release")) == ("vcluster", name):
+            found.add(name)
+        elif item.resource == CONFIGMAPS and name == owner_key("", labels.get(_CLUSTER_NAME) or "").name and labels.get(_CLUSTER_NAME):
+            found.add(labels[_CLUSTER_NAME])
+    return sorted(found)
 
 
 def _owners(obj: Obj) -> set[str]:

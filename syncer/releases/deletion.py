@@ -207,7 +207,7 @@ class Deletion:
             return ""
         self._progress.waits("looking for what else is in the namespace")
         items = await self._strangers()
-        if neighbours := others(items, self._name):
+        if neighbours := others(items):
             return f"Namespace {name} kept: other virtual clusters live in it: {', '.join(neighbours)}"
         if items:
             return f"Namespace {name} kept: there are other things in it: {', '.join(map(str, items[:_SHOWN]))}"

@@ -89,15 +89,14 @@ def releases(stateful_sets: Iterable[Obj], pods: Iterable[Obj]) -> list[Release]
 
 
 async def find_releases(host: Client, namespace: str = "", name: str = "") -> list[Release]:
-    """All releases, of one namespace or name, or of all. Raises Forbidden in words that tell to name a namespace."""
+    """All releases, of one namespace or name, or of all. Raises ConfigError where it may not look."""
     selector = f"{SELECTOR},release={name}" if name else SELECTOR
     try:
         stateful_sets = await host.list_all(STATEFUL_SETS, namespace, label_selector=selector)
         pods = await host.list_all(PODS, namespace, label_selector=selector)
     except Forbidden as error:
-        if namespace:
-            raise
-        raise ConfigError(f"looking into all namespaces is not allowed ({error}); name one with --namespace") from None
+        where = f"namespace {namespace}" if namespace else "all namespaces"
+        raise ConfigError(f"looking into {where} is not allowed ({error.message}); name one of your own with --namespace") from None
     return releases(stateful_sets, pods)
 
 
