@@ -15,6 +15,7 @@ RUN deploy/image.sh packages /image
 COPY deploy/build-requirements.txt deploy/build-requirements.txt
 COPY LICENSE LICENSE
 COPY README.md README.md
+COPY deploy/chart deploy/chart
 COPY syncer syncer
 RUN deploy/image.sh syncer /image
 
