@@ -62,7 +62,7 @@ async def _make_certificates(host: Client, settings: Settings) -> None:
 async def _find_range(host: Client, settings: Settings) -> None:
     namespace = settings.target_namespace
     ranges = await service_ranges(host, namespace)
-    await publish_ranges(host, configmap_key(namespace, settings.name), ranges, owner=await _owner(host, settings))
+    await publish_ranges(host, configmap_key(namespace, settings.name), ranges, name=settings.name, owner=await _owner(host, settings))
 
 
 async def _owner(host: Client, settings: Settings) -> Obj | None:

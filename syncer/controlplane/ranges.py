@@ -13,6 +13,7 @@ import structlog
 
 from syncer.errors import AlreadyExists, ConfigError, Forbidden, Invalid
 from syncer.kube.types import CONFIGMAPS, SERVICES, Key
+from syncer.naming import LABEL_CLUSTER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -85,10 +86,12 @@ async def service_ranges(host: Client, namespace: str) -> tuple[str, ...]:
     return tuple([await range_around(address, contains) for address in addresses])
 
 
-async def publish_ranges(host: Client, key: Key, ranges: Sequence[str], *, owner: Obj | None) -> None:
-    """Tell the ranges in the ConfigMap `key`. Safe beside another replica, which finds out the same."""
+async def publish_ranges(host: Client, key: Key, ranges: Sequence[str], *, name: str, owner: Obj | None) -> None:
+    """Tell the ranges in the ConfigMap `key` of the virtual cluster `name`. Safe beside another replica, which finds out the same."""
     data = {KEY: ",".join(ranges)}
-    metadata: Obj = {"name": key.name, "namespace": key.namespace, **({} if owner is None else {"ownerReferences": [owner]})}
+    metadata: Obj = {"name": key.name, "namespace": key.namespace, "labels": {LABEL_CLUSTER: name}}
+    if owner is not None:
+        metadata["ownerReferences"] = [owner]
     try:
         await host.create(CONFIGMAPS, key.namespace, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     except AlreadyExists:

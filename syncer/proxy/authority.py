@@ -97,7 +97,8 @@ def make_authorities(request: dict[str, Any], now: datetime) -> dict[str, Any]:
     made = {name: _new_authority(name, now) for name in request["authorities"]}
     return {
         "authorities": {name: {"certificate": _text(ca), "key": _pem(key)} for name, (ca, key) in made.items()},
-        "keys": {name: _pem(ec.generate_private_key(ec.SECP256R1())) for name in request["keys"]},
+        # kube-apiserver takes the public part out of a private key of this form only.
+        "keys": {name: _pem(ec.generate_private_key(ec.SECP256R1()), PrivateFormat.TraditionalOpenSSL) for name in request["keys"]},
     }
 
 
@@ -301,8 +302,8 @@ def _text(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(Encoding.PEM).decode()
 
 
-def _pem(key: _Key) -> str:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+def _pem(key: _Key, form: PrivateFormat = PrivateFormat.PKCS8) -> str:
+    return key.private_bytes(Encoding.PEM, form, NoEncryption()).decode()
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from syncer.errors import NotFound, SyncerError
 from syncer.kube.types import SECRETS, Key, Obj, labels_of
-from syncer.naming import DOMAIN
+from syncer.naming import LABEL_CLUSTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from syncer.kube.client import Client
-
-_LABEL = f"{DOMAIN}/vcluster-name"
 
 
 class OwnSecret:
@@ -33,8 +31,10 @@ class OwnSecret:
             secret = await self._host.get(SECRETS, self.key)
         except NotFound:
             return None
-        if labels_of(secret).get(_LABEL) != self._name:
-            raise SyncerError(f"the Secret {self.key} on the host is not the syncer's own, as its label {_LABEL} would tell; rename it")
+        if labels_of(secret).get(LABEL_CLUSTER) != self._name:
+            raise SyncerError(
+                f"the Secret {self.key} on the host is not the syncer's own, as its label {LABEL_CLUSTER} would tell; rename it"
+            )
         return secret
 
     async def write(self, data: Mapping[str, bytes], had: Obj | None) -> None:
@@ -47,7 +47,7 @@ class OwnSecret:
             unchanged = {name: had["metadata"][name] for name in ("uid", "resourceVersion")}
             await self._host.patch(SECRETS, self.key, {"metadata": unchanged, "data": encoded})
             return
-        metadata: Obj = {"name": self.key.name, "namespace": self.key.namespace, "labels": {_LABEL: self._name}}
+        metadata: Obj = {"name": self.key.name, "namespace": self.key.namespace, "labels": {LABEL_CLUSTER: self._name}}
         if self._owner is not None:
             metadata["ownerReferences"] = [self._owner]
         await self._host.create(

@@ -110,6 +110,7 @@ async def test_each_part_has_its_certificate(world: World, host_api: FakeApiServ
         assert names(found, NameOID.COMMON_NAME) == [common_name]
         assert names(found, NameOID.ORGANIZATION_NAME) == organizations
         assert belong_together(files, name)
+    assert "BEGIN EC PRIVATE KEY" in files["server/tls/service.key"], "kube-apiserver reads no public key out of another form"
     serving = certificate(files["server/tls/serving-kube-apiserver.crt"])
     assert {"127.0.0.1", "localhost", "kubernetes.default.svc.example.org"} <= set(served(serving))
     assert [*serving.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value] == [ExtendedKeyUsageOID.SERVER_AUTH]
