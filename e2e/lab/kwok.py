@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NAME = "kwok"
 _MARK = "kwok.x-k8s.io/node"
 _STAGES = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
-_CAPACITY = {"cpu": "32", "memory": "256Gi", "pods": "1000"}
+_CAPACITY = {"cpu": "32", "memory": "256Gi", "pods": "1000", "ephemeral-storage": "1Ti"}
 _POD_RANGE = "10.245.0.0/16"  # addresses that no packet ever has
 
 
