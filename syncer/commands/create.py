@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
 
     name: str = arguments.name
     require_name(name)
-    chosen, chart = wanted(arguments), chart_directory(arguments.chart)
+    chosen, chart = wanted(arguments), await asyncio.to_thread(chart_directory, arguments.chart)
     host = await host_of(arguments, environ)
-    helm = Helm(host, environ)
+    helm = await Helm.find(host, environ)
     progress = Progress(f"waiting for {name}", terminal.say, time.monotonic, arguments.timeout)
     async with await host.connect() as client:
         address = await create(client, helm, chosen, chart, progress)

@@ -50,7 +50,7 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
     wishes = Wishes(keep_claims=arguments.keep_pvc, namespace=arguments.delete_namespace, grace=grace)
     progress = Progress(f"deleting {name}", terminal.say, time.monotonic, arguments.timeout)
     host = await host_of(arguments, environ)
-    helm = Helm(host, environ)
+    helm = await Helm.find(host, environ)
     async with await host.connect() as client:
         namespace = await locate(client, helm, name, arguments.namespace)
         deleted = await Deletion(client, helm, name, namespace, wishes, progress).run()

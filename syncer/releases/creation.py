@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -90,7 +91,7 @@ def _version(wanted: Wanted, chart: Path) -> Mapping[str, str]:
 async def create(host: Client, helm: Helm, wanted: Wanted, chart: Path, progress: Progress) -> str:
     """Until it is ready; the address that a load balancer gave it, "" without one. Raises ConfigError and TooLate."""
     require_name(wanted.name)
-    words = arguments(wanted, chart)
+    words = await asyncio.to_thread(arguments, wanted, chart)
     await helm.check()
     await _require_free(host, helm, wanted)
     await _make_namespace(host, wanted)

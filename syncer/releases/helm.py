@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from syncer.errors import ConfigError, SyncerError
 
@@ -67,15 +67,20 @@ def records(text: str) -> list[Record]:
 
 
 class Helm:
-    """The helm program on `PATH`, for one host cluster. Raises ConfigError for what a person can mend, SyncerError for the rest."""
+    """The helm program, for one host cluster. Raises ConfigError for what a person can mend, SyncerError for the rest."""
 
-    def __init__(self, host: Host, environ: Mapping[str, str]) -> None:
+    def __init__(self, program: str, host: Host, environ: Mapping[str, str]) -> None:
+        self._program = program
         self._environ = dict(environ)
         self._where = (f"--kubeconfig={host.kubeconfig}", f"--kube-context={host.context}")
-        program = shutil.which("helm", path=environ.get("PATH"))
+
+    @classmethod
+    async def find(cls, host: Host, environ: Mapping[str, str]) -> Self:
+        """That of PATH. Raises ConfigError if there is none."""
+        program = await asyncio.to_thread(shutil.which, "helm", path=environ.get("PATH"))
         if program is None:
             raise ConfigError(f"the program helm is not on PATH; {_INSTALL}")
-        self._program = program
+        return cls(program, host, environ)
 
     async def check(self) -> None:
         """Raise ConfigError if it is too old."""
