@@ -78,9 +78,7 @@ def arguments(wanted: Wanted, chart: Path) -> list[str]:
 def _version(wanted: Wanted, chart: Path) -> Mapping[str, str]:
     found = _VERSION.fullmatch(wanted.kubernetes_version)
     if found is None:
-        raise ConfigError(
-            f"--kubernetes-version: {wanted.kubernetes_version!r} is not a version such as 1.36.3; images exist for such only"
-        )
+        raise ConfigError(f"--kubernetes-version: {wanted.kubernetes_version!r} has no image; name a whole version, such as 1.36.3")
     defaults: dict[str, Any] = yaml.safe_load((chart / "values.yaml").read_text())
     if (wanted.distro or defaults["distro"]) != "k3s":
         raise ConfigError("--kubernetes-version is for k3s; of another distro name the images with --set, see the chart's values")
