@@ -27,6 +27,7 @@ SUMMARIES = {
     "resume": "go on after a pause",
     "delete": "delete a virtual cluster, with all that it has on the host",
     "status": "how a virtual cluster is doing",
+    "orphans": "what is left on the host of virtual clusters that are no more",
     "start": "run the syncer",
     "prepare": "make what a control plane beside the syncer needs before it starts",
     "rights": "what the host grants, what is on and off, and the RBAC rules that the flags need",

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
-
-from syncer.releases.forms import add_form_argument
-from syncer.releases.hosts import add_host_arguments
 
 if TYPE_CHECKING:
     import argparse
@@ -23,15 +19,18 @@ API server (get and create of pods/portforward); without an answer, tell what th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which virtual cluster, and the form."""
-    parser.add_argument("name", metavar="NAME", help="the virtual cluster")
-    parser.add_argument("-n", "--namespace", metavar="NAMESPACE", default="", help="its host namespace, if several have one of that name")
+    from syncer.releases.forms import add_form_argument
+    from syncer.releases.hosts import add_release_arguments
+
     parser.add_argument("--url", metavar="URL", help="of the syncer's health port (http://127.0.0.1:8081), where it does not run in a pod")
     add_form_argument(parser)
-    add_host_arguments(parser)
+    add_release_arguments(parser)
 
 
 async def run(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
     """Tell it."""
+    import time
+
     from syncer.releases.forms import rendered
     from syncer.releases.standing import lines, standing
 

@@ -62,12 +62,12 @@ async def elsewhere(host: Client, name: str, namespace: str) -> list[Item]:
     return found + [Item(SECRETS, secret) for secret in secrets if secret["metadata"].get("namespace") != namespace]
 
 
-async def types(host: Client) -> list[Resource]:
-    """The namespaced types that can be listed and deleted, in the version that the host prefers, without events."""
+async def types(host: Client, *, namespaced: bool = True) -> list[Resource]:
+    """The types with a namespace, or those without, that can be listed and deleted, in the version that the host prefers; no events."""
     groups = (await host.request_json("GET", "/apis")).get("groups") or ()
     versions = ["/api/v1", *(f"/apis/{group['preferredVersion']['groupVersion']}" for group in groups)]
     lists = await asyncio.gather(*(_served(host, path) for path in versions))
-    return [resource for listed in lists for resource in listed]
+    return [resource for listed in lists for resource in listed if resource.namespaced is namespaced]
 
 
 async def _served(host: Client, path: str) -> list[Resource]:
@@ -77,8 +77,8 @@ async def _served(host: Client, path: str) -> list[Resource]:
         return []  # an API server of its own that is down
     group, _, version = listed["groupVersion"].rpartition("/")
     return [
-        Resource(group, version, item["name"], item["kind"])
+        Resource(group, version, item["name"], item["kind"], item["namespaced"])
         for item in listed.get("resources") or ()
-        if item["namespaced"] and "/" not in item["name"] and {"list", "delete"} <= set(item.get("verbs") or ())
+        if "/" not in item["name"] and {"list", "delete"} <= set(item.get("verbs") or ())
         if (group, item["name"]) not in EVENTS
     ]
