@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _PLUGIN = "kubectl-syncer"
+_PLUGIN_COMPLETION = "kubectl_complete-syncer"
+"""What kubectl runs to complete the words behind `kubectl syncer`, with these as arguments."""
 _EPILOG = f"""\
 Exit codes: {" ".join((__doc__ or "").partition("Exit codes: ")[2].split())}
 """
@@ -29,7 +31,10 @@ Exit codes: {" ".join((__doc__ or "").partition("Exit codes: ")[2].split())}
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> NoReturn:
     """Run one command and exit; by default that of the process's arguments and environment."""
-    given, separator, program = _split(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        asked = ["completion", "kubectl", "--"] if os.path.basename(sys.argv[0]) == _PLUGIN_COMPLETION else []
+        argv = [*asked, *sys.argv[1:]]
+    given, separator, program = _split(argv)
     given = join_negations(given)
     parser = _parser(given)
     arguments = parser.parse_args(given)

@@ -32,6 +32,7 @@ SUMMARIES = {
     "prepare": "make what a control plane beside the syncer needs before it starts",
     "rights": "what the host grants, what is on and off, and the RBAC rules that the flags need",
     "release-deletions": "let deletions go ahead that are being held",
+    "completion": "a script that makes a shell complete commands, flags and names",
     "version": "print the version",
 }
 """All commands in the order of --help, each in a few words."""
