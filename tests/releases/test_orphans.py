@@ -115,6 +115,9 @@ def test_whose_something_was(one: Item, cluster: Cluster) -> None:
         pytest.param(item(SERVICES, "vc-gone", {LABEL_CLUSTER: "gone"}), id="another type"),
         pytest.param(item(LEASES, "vcluster-other-controller", {LABEL_CLUSTER: "gone"}), id="another Lease"),
         pytest.param(item(PERSISTENT_VOLUME_CLAIMS, "data-gone-0", {"app": "postgres", "release": "gone"}), id="another chart's claim"),
+        pytest.param(
+            item(PERSISTENT_VOLUME_CLAIMS, "data-gone-0", CHART, metadata={"annotations": {ANNOTATION_NAME: "data"}}), id="a tenant's claim"
+        ),
         pytest.param(item(PERSISTENT_VOLUME_CLAIMS, "data-other-0", CHART), id="a claim of another name"),
         pytest.param(
             changed(copied(PODS, NAMES), lambda m: m.update(name="web-x-default-x-gone2")), id="another name than it recomputes to"
@@ -184,6 +187,12 @@ def test_what_a_living_owner_owns_is_no_orphan() -> None:
     (found,) = claimed([changed(copied(PODS, NAMES), lambda m: m.update(reference))])
     assert orphans([found], [], ["other"]) == [found]
     assert orphans([found], [], ["u"]) == []
+
+
+def test_of_a_living_cluster_nothing_is_one() -> None:
+    found = claimed([copied(PODS, NAMES), copied(PODS, Names("live", "team"))])
+    assert [orphan.cluster for orphan in orphans(found, [], [])] == [GONE, Cluster("team", "live")]
+    assert [orphan.cluster for orphan in orphans(found, [Cluster("team", "live"), Cluster("b", "gone")], [])] == [GONE]
 
 
 def test_pods_go_first_and_claims_last() -> None:
@@ -270,7 +279,7 @@ _ITEMS = st.builds(
 
 
 @given(st.lists(_ITEMS, max_size=8, unique_by=lambda one: one.uid), st.sets(st.sampled_from(["gone", "live", "a"])))
-def test_of_a_living_cluster_nothing_is_an_orphan(items: list[Item], living: set[str]) -> None:
+def test_whatever_is_there(items: list[Item], living: set[str]) -> None:
     alive = {Cluster(namespace, name) for name in living for namespace in ("team", "b")}
     found = orphans(claimed(items), alive, [])
     assert {orphan.item.uid for orphan in found} <= {one.uid for one in items}
