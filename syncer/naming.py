@@ -32,6 +32,8 @@ LABEL_NAMESPACE = DOMAIN + "/namespace"
 
 LABEL_CLUSTER = DOMAIN + "/vcluster-name"
 """Label of what the syncer keeps for itself on the host. Value: the virtual cluster's name."""
+LABEL_HOME = DOMAIN + "/vcluster-namespace"
+"""Label of what of that may be in another namespace. Value: the virtual cluster's host namespace."""
 
 ANNOTATION_NAME = DOMAIN + "/object-name"
 ANNOTATION_NAMESPACE = DOMAIN + "/object-namespace"

@@ -17,7 +17,7 @@ import yaml
 from syncer.errors import NETWORK_ERRORS, AlreadyExists, ConfigError, Conflict, FenceClosed, Forbidden, NotFound, SyncerError
 from syncer.kube.kubeconfig import is_overtaken, read_kubeconfig
 from syncer.kube.types import SECRETS, Key, Obj, labels_of
-from syncer.naming import DOMAIN
+from syncer.naming import LABEL_CLUSTER, LABEL_HOME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -144,7 +144,7 @@ class KubeconfigSecrets:
         self._require = require
         self._every = every
         self._keys = tuple(dict.fromkeys((secret_key(namespace, name), *([extra] if extra is not None else ()))))
-        self._labels = {f"{DOMAIN}/vcluster-name": name, f"{DOMAIN}/vcluster-namespace": namespace}
+        self._labels = {LABEL_CLUSTER: name, LABEL_HOME: namespace}
         self._told: dict[object, str] = {}
         self._source: tuple[Access, Data] | None = None
 

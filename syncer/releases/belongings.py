@@ -25,7 +25,8 @@ from syncer.kube.types import (
     labels_of,
     uid_of,
 )
-from syncer.naming import DOMAIN, Names
+from syncer.naming import DOMAIN, LABEL_CLUSTER, LABEL_HOME, Names
+from syncer.runtime.leader import lease_key
 from syncer.sync.fence import owner_key
 from syncer.translate.kubelets import node_of
 from syncer.translate.metadata import virtual_key
@@ -41,7 +42,6 @@ CREATED = f"{DOMAIN}/created"
 EVENTS = frozenset({("", "events"), ("events.k8s.io", "events")})
 """What nobody misses, and what goes by itself within the hour."""
 
-_CLUSTER_NAME, _CLUSTER_NAMESPACE = f"{DOMAIN}/vcluster-name", f"{DOMAIN}/vcluster-namespace"
 _CHART = re.compile(r"syncer-\d")
 _RELEASE_NAME, _RELEASE_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/release-namespace"
 _EVERYWHERE = {(CONFIGMAPS, "kube-root-ca.crt"), (CONFIGMAPS, "openshift-service-ca.crt"), (SERVICE_ACCOUNTS, "default")}
@@ -88,9 +88,9 @@ def is_copy(item: Item, names: Names) -> bool:
 def is_of_syncer(item: Item, name: str, namespace: str) -> bool:
     """Whether the syncer made it for itself: Secrets with its label (of kubeconfigs in other namespaces, too), and its Lease."""
     labels = labels_of(item.obj)
-    if item.resource in (SECRETS, CONFIGMAPS) and labels.get(_CLUSTER_NAME) == name:
-        return labels.get(_CLUSTER_NAMESPACE, item.key.namespace) == namespace
-    return item.resource == LEASES and item.key == Key(namespace, f"vcluster-{name}-controller")
+    if item.resource in (SECRETS, CONFIGMAPS) and labels.get(LABEL_CLUSTER) == name:
+        return labels.get(LABEL_HOME, item.key.namespace) == namespace
+    return item.resource == LEASES and item.key == lease_key(namespace, name)
 
 
 def is_volume_of_control_plane(item: Item, name: str) -> bool:
@@ -149,8 +149,8 @@ def others(items: Iterable[Item]) -> list[str]:
         labels, name = labels_of(item.obj), item.key.name
         if item.resource.plural == "statefulsets" and (labels.get("app"), labels.get("release")) == ("vcluster", name):
             found.add(name)
-        elif item.resource == CONFIGMAPS and name == owner_key("", labels.get(_CLUSTER_NAME) or "").name and labels.get(_CLUSTER_NAME):
-            found.add(labels[_CLUSTER_NAME])
+        elif item.resource == CONFIGMAPS and name == owner_key("", labels.get(LABEL_CLUSTER) or "").name and labels.get(LABEL_CLUSTER):
+            found.add(labels[LABEL_CLUSTER])
     return sorted(found)
 
 

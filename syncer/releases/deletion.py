@@ -25,7 +25,7 @@ from syncer.kube.types import (
     key_of,
     uid_of,
 )
-from syncer.naming import DOMAIN
+from syncer.naming import LABEL_CLUSTER
 from syncer.releases.belongings import CREATED, Item, belongings, foreign, is_claim, others
 from syncer.releases.readiness import until
 from syncer.releases.release import STATEFUL_SETS, find_release
@@ -92,7 +92,7 @@ async def locate(host: Client, helm: Helm, name: str, namespace: str = "") -> st
         return (await find_release(host, name)).namespace
     except NoSuchCluster as error:
         found = {record.namespace for record in await helm.records(name) if record.ours}
-        owners = await host.list_all(CONFIGMAPS, label_selector=f"{DOMAIN}/vcluster-name={name}", metadata_only=True)
+        owners = await host.list_all(CONFIGMAPS, label_selector=f"{LABEL_CLUSTER}={name}", metadata_only=True)
         found |= {key_of(owner).namespace for owner in owners if key_of(owner).name == f"vc-{name}-owner"}
         if len(found) > 1:
             raise ConfigError(f"parts of {name} are in the namespaces {', '.join(sorted(found))}; choose one with --namespace") from None

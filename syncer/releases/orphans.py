@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from syncer.kube.types import CONFIGMAPS, LEASES, PODS, SECRETS, Obj, Resource, annotations_of, is_deleting, key_of, labels_of, uid_of
-from syncer.naming import ANNOTATION_NAME, ANNOTATION_NAMESPACE, LABEL_CLUSTER, LABEL_MANAGED_BY, Names
+from syncer.naming import ANNOTATION_NAME, ANNOTATION_NAMESPACE, LABEL_CLUSTER, LABEL_HOME, LABEL_MANAGED_BY, Names
 from syncer.releases.belongings import EVENTS, Item, is_copy, is_of_chart, is_of_syncer, is_volume_of_control_plane
 from syncer.releases.forms import age, table
 from syncer.releases.release import STATEFUL_SETS
@@ -95,7 +95,7 @@ def whose(item: Item) -> Cluster | None:
 
 def _own(item: Item, name: str) -> Cluster | None:
     """What a syncer keeps for itself: named after it, or a kubeconfig somewhere else, whose labels tell its home."""
-    home = labels_of(item.obj).get(f"{LABEL_CLUSTER.removesuffix('name')}namespace") or item.key.namespace
+    home = labels_of(item.obj).get(LABEL_HOME) or item.key.namespace
     cluster = Cluster(home, name)
     if item.resource == CONFIGMAPS and item.key == owner_key(*cluster):
         return None

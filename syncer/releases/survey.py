@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from syncer.errors import ApiError, Forbidden, NotFound
 from syncer.kube.types import SECRETS, Key, Resource
-from syncer.naming import DOMAIN
+from syncer.naming import LABEL_CLUSTER, LABEL_HOME
 from syncer.releases.belongings import EVENTS, Item
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def elsewhere(host: Client, name: str, namespace: str) -> list[Item]:
     for resource in (CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS):
         with suppress(NotFound, Forbidden):
             found.append(Item(resource, await host.get(resource, Key("", f"vc-{name}-v-{namespace}"), metadata_only=True)))
-    selector = f"{DOMAIN}/vcluster-name={name},{DOMAIN}/vcluster-namespace={namespace}"
+    selector = f"{LABEL_CLUSTER}={name},{LABEL_HOME}={namespace}"
     try:
         secrets = await host.list_all(SECRETS, label_selector=selector, metadata_only=True)
     except Forbidden:

@@ -16,7 +16,7 @@ import structlog
 
 from syncer.errors import AlreadyExists, FenceClosed, NotFound
 from syncer.kube.types import CONFIGMAPS, NAMESPACES, Key, Obj, Side, annotations_of, uid_of
-from syncer.naming import DOMAIN
+from syncer.naming import DOMAIN, LABEL_CLUSTER
 from syncer.sync.recorder import Notice
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Fence:
         body: Obj = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": self.owner.name, "namespace": self.owner.namespace, "labels": {f"{DOMAIN}/vcluster-name": self._name}},
+            "metadata": {"name": self.owner.name, "namespace": self.owner.namespace, "labels": {LABEL_CLUSTER: self._name}},
             "data": {VIRTUAL_UID: uid},
         }
         try:
