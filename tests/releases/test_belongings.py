@@ -63,7 +63,7 @@ CASES: list[tuple[str, Item, bool]] = [
     ("of the chart", item(SERVICES, "demo", labels=CHART, annotations=HELM), True),
     ("of the chart, made with kubectl", item(SERVICES, "demo", labels=CHART), True),
     ("of the chart, and of another release by Helm's word", item(SERVICES, "x", labels=CHART, annotations={**HELM, NAME: "b"}), False),
-    ("of the chart, in another namespace", item(SERVICES, "x", "elsewhere", labels=CHART, annotations={NAME: "demo", SPACE_OF: "b"}), False),
+    ("of the chart, elsewhere", item(SERVICES, "x", "elsewhere", labels=CHART, annotations={NAME: "demo", SPACE_OF: "b"}), False),
     ("of another chart", item(SERVICES, "x", labels={**CHART, "chart": "vcluster-0.19.10"}), False),
     ("of a chart that begins alike", item(SERVICES, "x", labels={**CHART, "chart": "syncer-extras-1.0.0"}), False),
     ("of another release", item(SERVICES, "x", labels={**CHART, "release": "demo2"}), False),
