@@ -20,7 +20,7 @@ from e2e.chart import CHART
 from e2e.errors import LabError
 from e2e.guestbook import Cluster
 from e2e.kubernetes import binaries
-from e2e.lab import images, k3s_image, node, syncer_image
+from e2e.lab import installation
 from e2e.lab.api import Api, wait_until
 
 if TYPE_CHECKING:
@@ -33,17 +33,6 @@ if TYPE_CHECKING:
 
 _PATIENCE = 120.0
 _LINES = 15
-
-
-def lab_values() -> Obj:
-    """What the chart has to be told in a lab, where no image can be pulled."""
-    policy = {"imagePullPolicy": "Never"}
-    return {
-        "syncer": {"image": syncer_image.SYNCER, **policy},
-        "vcluster": {"image": k3s_image.tag(), **policy},
-        "coredns": {"image": images.COREDNS, **policy},
-        "storage": {"persistence": False},
-    }
 
 
 def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> Obj:
@@ -110,7 +99,7 @@ class Release:
             "--create-namespace",
             "--values=-",
             *flags,
-            stdin=json.dumps(merged(lab_values(), self.values)),
+            stdin=json.dumps(merged(installation.values(), self.values)),
         )
 
     def helm(self, *words: str, stdin: str = "") -> str:
@@ -230,11 +219,6 @@ class Installed(Release):
     host: HostCluster
 
 
-def prepare(host: HostCluster) -> None:
-    """Give the real node, which must be up, the images that the chart needs."""
-    node.import_images(host.lab, syncer_image.build(), k3s_image.build())
-
-
 class Install(Protocol):
     """Installs the chart and waits until it is ready; the namespace, unless given, is one of its own."""
 
@@ -244,7 +228,7 @@ class Install(Protocol):
 @pytest.fixture(scope="session")
 def prepared_node(real_node: HostCluster) -> HostCluster:
     """The host with its real node, which has the images."""
-    prepare(real_node)
+    installation.prepare(real_node.lab)
     return real_node
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from e2e.errors import LabError
-from e2e.lab import node, nodes
+from e2e.kubernetes import binaries
+from e2e.lab import installation, node, nodes
 from e2e.lab.host import HostCluster
 from e2e.lab.state import Lab, all_labs
 from e2e.lab.teardown import down
@@ -31,6 +34,7 @@ def main() -> int:
             "remove": _remove,
             "list": _list,
             "packages": _packages,
+            "env": _env,
         }[arguments.command]
         command(lab, arguments)
     except LabError as error:
@@ -67,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     remove = commands.add_parser("remove", help="end a virtual control plane and delete its files and its host namespace")
     remove.add_argument("name")
 
+    commands.add_parser("env", help="what a shell has to export to install the chart; for eval")
     commands.add_parser("packages", help="the Debian packages that a node needs and that are not installed")
     return parser
 
@@ -122,6 +127,19 @@ def _remove(lab: Lab, arguments: argparse.Namespace) -> None:
         raise LabError(f"there is no virtual cluster {arguments.name!r} in lab {lab.name!r}")
     with lab.locked():
         virtual.remove()
+
+
+def _env(lab: Lab, _: argparse.Namespace) -> None:
+    host = HostCluster(lab)
+    if not node.is_up(lab):
+        raise LabError(f"lab {lab.name!r} has no real node: python -m e2e.lab --lab {lab.name} up")
+    installation.prepare(lab)
+    values = lab.dir / "values.yaml"
+    values.write_text(yaml.safe_dump(installation.values(), sort_keys=False))
+    programs = [str(path.parent) for path in (binaries.ensure("helm")["helm"], host.binary("kubectl"), Path(sys.executable))]
+    print(f"export KUBECONFIG={host.kubeconfig}")
+    print(f"export PATH={os.pathsep.join(programs)}{os.pathsep}$PATH")
+    print(f"export VALUES={values}")
 
 
 def _down(lab: Lab, _: argparse.Namespace) -> None:
