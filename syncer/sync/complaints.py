@@ -83,15 +83,16 @@ class Complaints:
         await self._tell(key, parked, pair)
         return self._probes.expected(key)
 
-    async def accepted(self, key: Key, virtual: Obj | None, *, written: bool, settled: bool) -> None:
+    async def accepted(self, key: Key, pair: Pair, *, written: bool, settled: bool) -> None:
         """A round went through, with or without writes, and the pair is in sync (`settled`) or waits for something."""
+        virtual = pair.virtual
         parked = self._probes.accept(key, written=written)
         if virtual is None or is_deleting(virtual):
             return
         told = parked is not None and parked.told is not None and parked.told[0] == uid_of(virtual)
-        if self._marks and is_marked(virtual):
+        if self._marks and is_marked(virtual, pair.host):
             told = True
-            await self._mark(key, self._virtual(key), on_host=True, wanted=None)
+            await self._mark(key, self._virtual(key), pair.host, wanted=None)
         if told and settled and (ref := self._spec.virtual_ref(key)) is not None:
             self._executor.tell(ref, "Synced", "it is in sync now")
 
@@ -109,19 +110,19 @@ class Complaints:
         seconds = self._probes.expected(key)
         when = "when it changes" if seconds is None else f"within {max(seconds, 1.0):.0f} s, and when it changes"
         message = f"{error}; tried again {when}"
-        if not await self._mark(key, now.virtual, on_host=now.host is not None, wanted=Refused(error.reason, message)):
+        if not await self._mark(key, now.virtual, now.host, wanted=Refused(error.reason, message)):
             return  # nor would the event get there; the next visit tells
         parked.told = what
         self._log(key, error)
         kind, name = ref.resource.kind, ref.key.name
         self._executor.warn(ref, error.reason, message, topic=error.reason, for_controller=f"{kind} {name}: {message}")
 
-    async def _mark(self, key: Key, virtual: Obj | None, *, on_host: bool, wanted: Refused | None) -> bool:
+    async def _mark(self, key: Key, virtual: Obj | None, host: Obj | None, *, wanted: Refused | None) -> bool:
         """Whether the condition is as wanted, or never will be; False when the API server could not be asked just now."""
         if virtual is None or not self._marks:
             return True
         timestamp = datetime.fromtimestamp(self._wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        patch = condition_patch(self._spec.kind, virtual, on_host, wanted, timestamp)
+        patch = condition_patch(self._spec.kind, virtual, host, wanted, timestamp)
         if patch is None:
             return True
         try:

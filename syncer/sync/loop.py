@@ -207,7 +207,7 @@ class Loop:
         outcome = await self._executor.carry_out(subject, intents)
         self.queue.forget(key)
         written, settled = bool(outcome.writes), not outcome.waits
-        await self._complaints.accepted(key, pair.virtual, written=written, settled=settled)
+        await self._complaints.accepted(key, pair, written=written, settled=settled)
         if outcome.again is not None:
             self.queue.add_after(key, outcome.again)
         if outcome.waits:

@@ -162,22 +162,22 @@ def _excerpt(text: str) -> str:
     return text if len(text) <= _TEXT_BYTES else text[: _TEXT_BYTES - 1] + "…"
 
 
-def condition_patch(resource: Resource, virtual: Obj, on_host: bool, wanted: Refused | None, timestamp: str) -> Patch | None:
+def condition_patch(resource: Resource, virtual: Obj, host: Obj | None, wanted: Refused | None, timestamp: str) -> Patch | None:
     """The patch that has the virtual object tell of the refusal, or no longer; None where it does, or its type has no conditions.
 
-    `on_host` tells whether the host has the object already, so that only a change of it was refused.
+    `host` is the object that the host has already, if only a change of it was refused.
     """
     if resource not in (PODS, SERVICES, PERSISTENT_VOLUME_CLAIMS):
         return None
-    if resource == PERSISTENT_VOLUME_CLAIMS and on_host and wanted is not None:
+    if resource == PERSISTENT_VOLUME_CLAIMS and host is not None and wanted is not None:
         return None  # its conditions are the host's, all of them
     bound = bool((virtual.get("spec") or {}).get("nodeName"))
-    unplaced = resource == PODS and not on_host and not bound and wanted is not None and wanted.reason in _REASONS
+    unplaced = resource == PODS and host is None and not bound and wanted is not None and wanted.reason in _REASONS
     kind = "PodScheduled" if unplaced else CONDITION
     changes: list[Obj] = [
         {"$patch": "delete", "type": condition["type"]}
         for condition in conditions(virtual)
-        if _is_ours(condition) and (wanted is None or condition["type"] != kind)
+        if _is_ours(condition, host) and (wanted is None or condition["type"] != kind)
     ]
     if wanted is not None:
         present = next((condition for condition in conditions(virtual) if condition.get("type") == kind), {})
@@ -195,15 +195,17 @@ def conditions(obj: Obj) -> list[Obj]:
     return (obj.get("status") or {}).get("conditions") or []
 
 
-def is_marked(virtual: Obj) -> bool:
-    """Whether the object tells of a refusal."""
-    return any(_is_ours(condition) for condition in conditions(virtual))
+def is_marked(virtual: Obj, host: Obj | None) -> bool:
+    """Whether the object tells of a refusal of ours."""
+    return any(_is_ours(condition, host) for condition in conditions(virtual))
 
 
-def _is_ours(condition: Obj) -> bool:
-    if condition.get("type") == CONDITION:
-        return True
-    return condition.get("type") == "PodScheduled" and condition.get("status") == "False" and condition.get("reason") in _REASONS
+def _is_ours(condition: Obj, host: Obj | None) -> bool:
+    """Whether we wrote it. A host that is a virtual cluster itself has such of its own, which are shown as all of its conditions are."""
+    kind, reason = condition.get("type"), condition.get("reason")
+    if kind != CONDITION and not (kind == "PodScheduled" and condition.get("status") == "False" and reason in _REASONS):
+        return False
+    return not any((other.get("type"), other.get("reason")) == (kind, reason) for other in conditions(host or {}))
 
 
 _REASONS = frozenset(cause.value for cause in Cause)

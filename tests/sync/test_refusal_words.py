@@ -115,28 +115,34 @@ FULL = {"type": "PodScheduled", "status": "False", "reason": "ExceededQuota", "m
 OURS = {**FULL, "type": CONDITION}
 REFUSED = Refused("ExceededQuota", "m")
 INVALID = Refused("Invalid", "x")
+CLAIM = marked(PERSISTENT_VOLUME_CLAIMS)
 OURS_NOW = {**OURS, "lastTransitionTime": "now"}
 
 
 @pytest.mark.parametrize(
-    ("resource", "virtual", "on_host", "wanted", "changes"),
+    ("resource", "virtual", "host", "wanted", "changes"),
     [
-        pytest.param(PODS, marked(PODS), False, REFUSED, [{**FULL, "lastTransitionTime": "now"}], id="a pod that the host never had"),
-        pytest.param(PODS, marked(PODS, FULL), False, Refused("ExceededQuota", "other words"), None, id="told already"),
-        pytest.param(PODS, marked(PODS, FULL), False, INVALID, [{**FULL, "reason": "Invalid", "message": "x"}], id="another cause"),
-        pytest.param(PODS, marked(PODS, SCHEDULED), True, REFUSED, [OURS_NOW], id="a change of a running pod"),
-        pytest.param(PODS, marked(PODS, SCHEDULED, nodeName="n"), False, REFUSED, [OURS_NOW], id="bound by a scheduler"),
-        pytest.param(PODS, marked(PODS, FULL), False, Refused("StaticPod", "s"), [
+        pytest.param(PODS, marked(PODS), None, REFUSED, [{**FULL, "lastTransitionTime": "now"}], id="a pod that the host never had"),
+        pytest.param(PODS, marked(PODS, FULL), None, Refused("ExceededQuota", "other words"), None, id="told already"),
+        pytest.param(PODS, marked(PODS, FULL), None, INVALID, [{**FULL, "reason": "Invalid", "message": "x"}], id="another cause"),
+        pytest.param(PODS, marked(PODS, SCHEDULED), marked(PODS), REFUSED, [OURS_NOW], id="a change of a running pod"),
+        pytest.param(PODS, marked(PODS, SCHEDULED, nodeName="n"), None, REFUSED, [OURS_NOW], id="bound by a scheduler"),
+        pytest.param(PODS, marked(PODS, FULL), None, Refused("StaticPod", "s"), [
             {"$patch": "delete", "type": "PodScheduled"},
             {"type": CONDITION, "status": "False", "reason": "StaticPod", "message": "s", "lastTransitionTime": "now"},
         ], id="refused by us"),
-        pytest.param(PODS, marked(PODS, SCHEDULED, OURS), True, None, [{"$patch": "delete", "type": CONDITION}], id="cleared"),
-        pytest.param(PODS, marked(PODS, {**FULL, "reason": "Unschedulable"}), True, None, None, id="a scheduler's words stay"),
-        pytest.param(SERVICES, marked(SERVICES), False, REFUSED, [OURS_NOW], id="a service"),
-        pytest.param(PERSISTENT_VOLUME_CLAIMS, marked(PERSISTENT_VOLUME_CLAIMS), True, REFUSED, None, id="a claim's are the host's"),
-        pytest.param(CONFIGMAPS, marked(CONFIGMAPS), False, REFUSED, None, id="no conditions"),
+        pytest.param(PODS, marked(PODS, SCHEDULED, OURS), marked(PODS), None, [{"$patch": "delete", "type": CONDITION}], id="cleared"),
+        pytest.param(PODS, marked(PODS, {**FULL, "reason": "Unschedulable"}), marked(PODS), None, None, id="a scheduler's words stay"),
+        pytest.param(PODS, marked(PODS, FULL), marked(PODS, FULL), None, None, id="a host that is a virtual cluster tells so"),
+        pytest.param(PODS, marked(PODS, OURS), marked(PODS, OURS), None, None, id="of a change, too"),
+        pytest.param(PODS, marked(PODS, FULL), marked(PODS, {**FULL, "reason": "Invalid"}), None, [
+            {"$patch": "delete", "type": "PodScheduled"},
+        ], id="the host tells of another cause"),
+        pytest.param(SERVICES, marked(SERVICES), None, REFUSED, [OURS_NOW], id="a service"),
+        pytest.param(PERSISTENT_VOLUME_CLAIMS, CLAIM, CLAIM, REFUSED, None, id="a claim's are the host's"),
+        pytest.param(CONFIGMAPS, marked(CONFIGMAPS), None, REFUSED, None, id="no conditions"),
     ],
 )  # fmt: skip
-def test_conditions(resource: Resource, virtual: Obj, on_host: bool, wanted: Refused | None, changes: list[Obj] | None) -> None:
-    patch = condition_patch(resource, virtual, on_host, wanted, "now")
+def test_conditions(resource: Resource, virtual: Obj, host: Obj | None, wanted: Refused | None, changes: list[Obj] | None) -> None:
+    patch = condition_patch(resource, virtual, host, wanted, "now")
     assert (patch.body["status"]["conditions"] if patch else None) == changes
