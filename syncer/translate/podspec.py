@@ -203,10 +203,16 @@ def _host_source(names: Names, volume: str, source: Obj, token_secret: str) -> O
 
 
 def _host_aliases(aliases: list[Obj], api_address: str) -> list[Obj]:
-    """With the API server's names added. Kubelets honour them for hostNetwork pods too. The list is a map by ip."""
+    """With the API server's names added. Kubelets honour them for hostNetwork pods too. The list is a map by ip.
+
+    Names that the pod gives to another address keep that one: so do pods of a virtual cluster inside this one, whose API server it is.
+    """
     result = [alias for alias in aliases if alias.get("ip") != api_address]
+    taken = {name for alias in result for name in alias.get("hostnames") or ()}
     same = [name for alias in aliases if alias.get("ip") == api_address for name in alias.get("hostnames") or ()]
-    result.append({"ip": api_address, "hostnames": list(dict.fromkeys([*same, *_API_HOST_NAMES]))})
+    names = [*same, *(name for name in _API_HOST_NAMES if name not in taken)]
+    if names:
+        result.append({"ip": api_address, "hostnames": list(dict.fromkeys(names))})
     return result
 
 

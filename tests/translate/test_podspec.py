@@ -147,6 +147,11 @@ def test_environment(pod: Call, on_host: Call) -> None:
         (None, [ALIAS]),
         ([{"ip": "1.2.3.4", "hostnames": ["a"]}], [{"ip": "1.2.3.4", "hostnames": ["a"]}, ALIAS]),
         ([{"ip": "10.1.0.1", "hostnames": ["a", "kubernetes"]}], [{"ip": "10.1.0.1", "hostnames": ["a", *ALIAS["hostnames"]]}]),
+        ([{**ALIAS, "ip": "10.9.0.1"}], [{**ALIAS, "ip": "10.9.0.1"}]),
+        (
+            [{"ip": "1.2.3.4", "hostnames": ["kubernetes"]}],
+            [{"ip": "1.2.3.4", "hostnames": ["kubernetes"]}, {**ALIAS, "hostnames": ALIAS["hostnames"][1:]}],
+        ),
     ],
 )
 @pytest.mark.parametrize("host_network", [True, False])
