@@ -18,6 +18,8 @@ _PASSING = frozenset({"events"})
 """They tell what has been, and go by their own clock."""
 _BEATING = {("", "nodes"), ("coordination.k8s.io", "leases")}
 """Written all the time for no other reason than to say that somebody lives; of them only the metadata counts."""
+_IDENTITY = "apiserver.kubernetes.io/identity"
+"""Label of the Lease by which an API server is known, as long as it runs."""
 _ANSWERS = frozenset({"metadata", "status", "apiVersion", "kind"})
 
 
@@ -85,7 +87,7 @@ def _objects(api: Api, path: str) -> list[Obj]:
         if failure.status in (404, 405):  # some can be listed in part only, such as component statuses
             return []
         raise
-    return [obj for obj in found if obj["metadata"].get("uid")]
+    return [obj for obj in found if obj["metadata"].get("uid") and _IDENTITY not in obj["metadata"].get("labels", {})]
 
 
 def _digest(obj: Obj, *, beating: bool) -> str:
