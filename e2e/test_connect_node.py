@@ -20,7 +20,7 @@ import yaml
 
 from e2e.commands import Commands
 from e2e.guestbook import is_ready
-from e2e.lab import syncer_image
+from e2e.lab import provisioner, syncer_image
 from e2e.lab.api import wait_until
 from syncer.kube.types import PODS
 
@@ -75,8 +75,11 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
-def red(install: Install) -> Installed:
-    return install("red", NAMESPACE)
+def red(install: Install, prepared_node: HostCluster) -> Iterator[Installed]:
+    """On a volume, since its pod is to be replaced."""
+    provisioner.start(prepared_node)
+    yield install("red", NAMESPACE, {"storage": {"persistence": True, "size": "1Gi"}})
+    provisioner.stop(prepared_node)
 
 
 @pytest.fixture
@@ -266,8 +269,9 @@ def test_the_pod_is_replaced_and_the_host_s_api_server_restarts(red: Installed, 
         (before,) = red.pods()
         red.host.api.delete(f"{red.path}/pods/red-0")
         wait_until(lambda: [pod["metadata"]["uid"] for pod in red.pods()] != [before["metadata"]["uid"]], "another pod", 90)
-        out = kubectl(host, syncer.kubeconfig, "get", "namespaces", "--output=name", check=False)
-        wait_until(
-            lambda: "namespace/default" in kubectl(host, syncer.kubeconfig, "get", "namespaces", "--output=name", check=False), out, 120
-        )
+
+        def answers() -> bool:
+            return "namespace/default" in kubectl(host, syncer.kubeconfig, "get", "namespaces", "--output=name", check=False)
+
+        wait_until(answers, "the new pod answers through the old listener", 120)
         assert connect.end() == 0

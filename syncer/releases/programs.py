@@ -21,18 +21,24 @@ _OF_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 async def run_program(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Its exit code; 128 and the signal's number if it was killed. Signals are passed on to it. Raises ConfigError if it cannot be run."""
-    try:
-        child = await asyncio.create_subprocess_exec(*words, env=dict(environ))
-    except OSError as error:
-        raise ConfigError(f"cannot run {words[0]!r} ({error.strerror}); give a program that is on PATH") from None
+    child: asyncio.subprocess.Process | None = None
+    early: list[int] = []
 
     def pass_on(number: int) -> None:
+        if child is None:
+            early.append(number)
         # Twice would be once too often: many programs end at once at a second one.
-        if not (number in _OF_TERMINAL and _in_foreground()):
+        elif not (number in _OF_TERMINAL and _in_foreground()):
             with suppress(ProcessLookupError):
                 child.send_signal(number)
 
     with handling(_PASSED_ON, pass_on):
+        try:
+            child = await asyncio.create_subprocess_exec(*words, env=dict(environ))
+        except OSError as error:
+            raise ConfigError(f"cannot run {words[0]!r} ({error.strerror}); give a program that is on PATH") from None
+        for number in early:
+            pass_on(number)
         try:
             code = await child.wait()
         except asyncio.CancelledError:

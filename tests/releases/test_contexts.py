@@ -15,6 +15,7 @@ from syncer.releases.contexts import (
     current,
     host_of_current,
     hosts,
+    left,
     names,
     origin,
     with_current,
@@ -151,3 +152,30 @@ def test_entries_that_make_no_sense_are_passed_over(entries: Any) -> None:
     document = {"contexts": entries, "clusters": entries, "users": entries}
     assert names([document]) == []
     assert names([with_entry(document, entry("new"))]) == ["new"]
+
+
+class TestLeaving:
+    @pytest.mark.parametrize(
+        ("former", "known", "back"),
+        [
+            ("kind", ["kind"], "kind"),
+            (B, ["kind", B], B),
+            (B, ["kind"], "kind"),
+            (A, ["kind", A], "kind"),
+            ("gone", ["other", "kind"], "kind"),
+            ("", [], ""),
+        ],
+    )
+    def test_leads_back(self, former: str, known: list[str], back: str) -> None:
+        document = with_current(with_entry({}, entry(A)), A)
+        after = left(document, entry(A), former, known)
+        assert after["current-context"] == back
+        assert names([after]) == []
+
+    def test_somebody_went_elsewhere_meanwhile(self) -> None:
+        document = with_current(with_entry({}, entry(A)), "elsewhere")
+        assert left(document, entry(A), "kind", ["kind", "elsewhere"])["current-context"] == "elsewhere"
+
+    def test_somebody_else_connected_meanwhile(self) -> None:
+        document = with_current(with_entry({}, entry(A, "https://127.0.0.1:2")), A)
+        assert left(document, entry(A), "kind", ["kind", A]) == document
