@@ -9,7 +9,7 @@ import pytest
 
 from e2e.commands import syncer, syncer_json
 from e2e.daemon import Daemon
-from e2e.lab.api import wait_until
+from e2e.lab.api import ApiFailure, wait_until
 from syncer.proxy.usage import features
 from syncer.resources import ALL
 from syncer.sync.rights import needed_rights, rules
@@ -211,6 +211,18 @@ def test_a_standby(daemon: Daemon, virtual: VirtualCluster) -> None:
         assert code == 1, "but how the virtual cluster is doing only the leader knows"
     finally:
         standby.stop()
+
+
+def test_tenants_cannot_have_the_virtual_api_server_fetch_it(daemon: Daemon, virtual: VirtualCluster) -> None:
+    """It runs beside the syncer, so the page is at its loopback too."""
+    port = int(url(daemon).rpartition(":")[2])
+    virtual.api.apply({**pod("lure"), "spec": {**pod("lure")["spec"], "schedulingGates": [{"name": "example.com/never"}]}})
+    path = "/api/v1/namespaces/default/pods/lure"
+    for address in ("127.0.0.1", "0.0.0.0", "::1"):
+        status = {"status": {"podIP": address, "podIPs": [{"ip": address}]}}
+        virtual.api.request("PATCH", f"{path}/status", status, content_type="application/merge-patch+json")
+        with pytest.raises(ApiFailure, match="address not allowed"):
+            virtual.api.get(path.replace("/lure", f"/http:lure:{port}/proxy/status"))
 
 
 def test_a_dead_virtual_api_server(daemon: Daemon, virtual: VirtualCluster) -> None:
