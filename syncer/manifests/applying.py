@@ -168,7 +168,7 @@ class Manifests:
 def _read(directory: Path) -> dict[str, str]:
     """The text of each file by its name. Names that begin with a dot are those by which a mounted ConfigMap is replaced at once."""
     return {
-        path.name: path.read_text()
+        path.name: path.read_text("utf-8")
         for path in directory.iterdir()
         if path.suffix in _SUFFIXES and not path.name.startswith(".") and path.is_file()
     }

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _FIRST = ("Namespace", "CustomResourceDefinition")
 """Kinds that others need, in order."""
+_UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What the library raises for wrong input; the last few where a tag says other than what follows (`!!timestamp now`)."""
 _OF_THE_SERVER = ("managedFields", "resourceVersion", "uid")
 """Metadata that `kubectl get` shows and that nobody may apply."""
 
@@ -55,12 +57,12 @@ def parse(files: Mapping[str, str]) -> tuple[list[Document], list[str]]:
     problems: list[str] = []
     for file, text in sorted(files.items()):
         try:
-            contents = list(yaml.load_all(text, _Loader))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            problems.append(f"{file} is not YAML: {' '.join(str(error).split())}")
+            contents = [list(_flat(content)) for content in yaml.load_all(text, _Loader)]
+        except _UNREADABLE as error:
+            problems.append(f"{file} is not YAML: {' '.join(str(error).split()) or type(error).__name__}")
             continue
-        for number, content in enumerate(contents, 1):
-            for obj in _flat(content):
+        for number, objects in enumerate(contents, 1):
+            for obj in objects:
                 if wrong := _wrong(obj):
                     problems.append(f"{file}, document {number}: {wrong}")
                 else:
@@ -73,8 +75,9 @@ def _flat(content: Any) -> Iterator[Any]:
     """The objects of a document: none if it is empty, those in it if it is a List."""
     if content is None:
         return
-    if isinstance(content, dict) and (content.get("kind"), content.get("apiVersion")) == ("List", "v1"):
-        for item in content.get("items") or ():
+    items = content.get("items") or [] if isinstance(content, dict) else None
+    if isinstance(items, list) and (content.get("kind"), content.get("apiVersion")) == ("List", "v1"):
+        for item in items:
             yield from _flat(item)
     else:
         yield content
@@ -88,6 +91,8 @@ def _wrong(obj: Any) -> str:
     for field, value in (("apiVersion", obj.get("apiVersion")), ("kind", obj.get("kind")), ("metadata.name", metadata.get("name"))):
         if not isinstance(value, str) or not value:
             return f"it has no {field}"
+    if not isinstance(metadata.get("namespace") or "", str):
+        return "its metadata.namespace is no text"
     try:
         codec.dumps(obj)
     except TypeError as error:
