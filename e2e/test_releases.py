@@ -264,7 +264,8 @@ def test_rights_in_one_namespace_suffice(host_cluster: HostCluster, namespace: s
     everywhere = limited.run("list")
     assert everywhere.code == 2
     assert "looking into all namespaces is not allowed" in everywhere.err
-    limited.run("pause", "own", where).succeeded()
+    refused = limited.run("pause", "own", where)
+    assert (refused.code, "a pause would lose it" in refused.err) == (2, True)
     limited.run("resume", "own", where).succeeded()
     assert "StatefulSet own deleted" in limited.run("delete", "own", where).succeeded().out
     refused = limited.run("create", "other")

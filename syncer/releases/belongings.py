@@ -33,7 +33,7 @@ from syncer.translate.metadata import virtual_key
 from syncer.translate.token_secret import token_pod
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from syncer.kube.types import Obj
 
@@ -42,6 +42,7 @@ CREATED = f"{DOMAIN}/created"
 EVENTS = frozenset({("", "events"), ("events.k8s.io", "events")})
 """What nobody misses, and what goes by itself within the hour."""
 
+_APPS = ("vcluster", "vcluster-etcd")
 _CHART = re.compile(r"syncer-\d")
 _RELEASE_NAME, _RELEASE_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/release-namespace"
 _EVERYWHERE = {(CONFIGMAPS, "kube-root-ca.crt"), (CONFIGMAPS, "openshift-service-ca.crt"), (SERVICE_ACCOUNTS, "default")}
@@ -72,7 +73,7 @@ class Item:
 def is_of_chart(obj: Obj, name: str, namespace: str) -> bool:
     """Whether the chart made it for the release of that name in that namespace; for cluster-scoped objects too."""
     labels, annotations = labels_of(obj), annotations_of(obj)
-    if (labels.get("app"), labels.get("release")) != ("vcluster", name) or not _CHART.match(labels.get("chart", "")):
+    if not _is_labelled(labels, name) or not _CHART.match(labels.get("chart", "")):
         return False
     if _RELEASE_NAME in annotations:
         return (annotations[_RELEASE_NAME], annotations.get(_RELEASE_NAMESPACE)) == (name, namespace)
@@ -98,7 +99,7 @@ def is_volume_of_control_plane(item: Item, name: str) -> bool:
     labels = labels_of(item.obj)
     return (
         item.resource == PERSISTENT_VOLUME_CLAIMS
-        and (labels.get("app"), labels.get("release")) == ("vcluster", name)
+        and _is_labelled(labels, name)
         and re.fullmatch(rf"[a-z0-9-]+-{re.escape(name)}(-[a-z0-9-]+)?-\d+", item.key.name) is not None
     )
 
@@ -152,6 +153,10 @@ def others(items: Iterable[Item]) -> list[str]:
         elif item.resource == CONFIGMAPS and name == owner_key("", labels.get(LABEL_CLUSTER) or "").name and labels.get(LABEL_CLUSTER):
             found.add(labels[LABEL_CLUSTER])
     return sorted(found)
+
+
+def _is_labelled(labels: Mapping[str, str], name: str) -> bool:
+    return labels.get("app") in _APPS and labels.get("release") == name
 
 
 def _owners(obj: Obj) -> set[str]:

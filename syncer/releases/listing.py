@@ -12,7 +12,7 @@ from syncer.naming import LABEL_MANAGED_BY, Names
 from syncer.releases.belongings import tenant_pods
 from syncer.releases.demand import cores, mebibytes, total
 from syncer.releases.forms import age, table
-from syncer.releases.release import find_releases
+from syncer.releases.release import DATASTORE, find_releases
 from syncer.translate.status import is_finished
 
 if TYPE_CHECKING:
@@ -39,22 +39,27 @@ class Row:
 async def listed(host: Client, namespace: str = "") -> list[Row]:
     """The virtual clusters of a namespace, or of all. Raises ConfigError in words when it may not look into all."""
     releases = await find_releases(host, namespace)
-    pods = await asyncio.gather(
-        *(host.list_all(PODS, place, label_selector=LABEL_MANAGED_BY) for place in sorted({release.namespace for release in releases}))
-    )
-    return rows(releases, (pod for some in pods for pod in some))
+    places = sorted({release.namespace for release in releases})
+    selectors = (LABEL_MANAGED_BY, DATASTORE)
+    lists = await asyncio.gather(*(host.list_all(PODS, place, label_selector=selector) for place in places for selector in selectors))
+    return rows(releases, (pod for pods in lists for pod in pods))
 
 
 def rows(releases: Iterable[Release], pods: Iterable[Obj]) -> list[Row]:
-    """`pods` are host pods of tenants, of any virtual cluster."""
+    """`pods` are host pods of tenants and of datastores, of any virtual cluster."""
     by_cluster: dict[tuple[str, str], list[Obj]] = defaultdict(list)
+    datastores: dict[tuple[str, str], list[Obj]] = defaultdict(list)
     for pod in pods:
-        by_cluster[key_of(pod).namespace, labels_of(pod).get(LABEL_MANAGED_BY, "")].append(pod)
+        labels, namespace = labels_of(pod), key_of(pod).namespace
+        if LABEL_MANAGED_BY in labels:
+            by_cluster[namespace, labels[LABEL_MANAGED_BY]].append(pod)
+        else:
+            datastores[namespace, labels.get("release", "")].append(pod)
     found = []
     for release in releases:
         own = tenant_pods(by_cluster[release.namespace, release.name], Names(release.name, release.namespace))
         running = [pod for pod in own if not is_finished(pod)]
-        together = [*running, *release.pods]
+        together = [*running, *release.pods, *datastores[release.namespace, release.name]]
         found.append(Row(release, len(running), total(together, "cpu"), total(together, "memory")))
     return found
 

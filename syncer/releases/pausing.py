@@ -23,7 +23,7 @@ from syncer.kube.types import CONFIGMAPS, PODS, annotations_of, is_deleting, key
 from syncer.naming import LABEL_MANAGED_BY, Names
 from syncer.releases.belongings import tenant_pods
 from syncer.releases.readiness import until
-from syncer.releases.release import PAUSED, SELECTOR, STATEFUL_SETS
+from syncer.releases.release import CONTROL_PLANE, PAUSED, STATEFUL_SETS
 from syncer.sync.fence import PAUSED_AT, owner_key
 from syncer.translate.status import is_finished
 
@@ -37,8 +37,23 @@ if TYPE_CHECKING:
 
 REPLICAS, DATE = "loft.sh/paused-replicas", "loft.sh/paused-date"
 """Annotations beside PAUSED: the Go original's."""
+_DATASTORE_VARIABLE = "K3S_DATASTORE_ENDPOINT"
 _AT_ONCE = 50
 _AGAIN = "run the same command again to go on waiting"
+
+
+def require_lasting(stateful_sets: Iterable[Obj]) -> None:
+    """Raise ConfigError if what the virtual cluster knows is in a pod, and would go with it."""
+    for stateful_set in stateful_sets:
+        spec = ((stateful_set.get("spec") or {}).get("template") or {}).get("spec") or {}
+        containers = {container["name"]: container for container in spec.get("containers") or ()}
+        in_pod = any(volume["name"] == "data" and "emptyDir" in volume for volume in spec.get("volumes") or ())
+        external = any(item.get("name") == _DATASTORE_VARIABLE for item in containers.get("vcluster", {}).get("env") or ())
+        if in_pod and not external and containers.keys() & {"vcluster", "etcd"}:
+            raise ConfigError(
+                f"{key_of(stateful_set).name} keeps what the virtual cluster knows in its pod (storage.persistence is off), "
+                "and a pause would lose it; only one with a volume, or with a datastore of its own, can be paused"
+            )
 
 
 def pause_patch(stateful_set: Obj, now: datetime) -> Obj | None:
@@ -89,6 +104,7 @@ def timestamp(moment: datetime) -> str:
 async def pause(host: Client, release: Release, progress: Progress) -> int:
     """Take everything down that runs; how many host pods of the tenant that were. Raises TooLate: then run it again."""
     main, *datastores = await _stateful_sets(host, release)
+    require_lasting([main, *datastores])
     await _take_down(host, release, [main], progress)
     await _take_down(host, release, datastores, progress)
     names = Names(release.name, release.namespace)
@@ -126,7 +142,7 @@ async def resume(host: Client, release: Release, progress: Progress) -> bool:
 
 async def _stateful_sets(host: Client, release: Release) -> list[Obj]:
     """The control plane's own first, which the syncer runs in; then datastores."""
-    found = await host.list_all(STATEFUL_SETS, release.namespace, label_selector=f"{SELECTOR},release={release.name}")
+    found = await host.list_all(STATEFUL_SETS, release.namespace, label_selector=f"{CONTROL_PLANE},release={release.name}")
     return sorted(found, key=lambda one: (key_of(one).name != release.name, key_of(one).name))
 
 
@@ -142,7 +158,7 @@ async def _take_down(host: Client, release: Release, stateful_sets: list[Obj], p
     owners = {uid_of(stateful_set) for stateful_set in stateful_sets}
 
     async def running() -> str:
-        pods = await host.list_all(PODS, release.namespace, label_selector=f"{SELECTOR},release={release.name}")
+        pods = await host.list_all(PODS, release.namespace, label_selector=f"{CONTROL_PLANE},release={release.name}")
         return _still("pods of the control plane", [key_of(pod).name for pod in pods if _owners(pod) & owners])
 
     await until(running, progress, _AGAIN)

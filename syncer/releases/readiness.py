@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from syncer.errors import ApiError, NotFound, TooLate
 from syncer.kube.types import EVENTS, PERSISTENT_VOLUME_CLAIMS, PODS, SERVICES, Key, key_of
-from syncer.releases.release import SELECTOR, STATEFUL_SETS
+from syncer.releases.release import DATASTORE, SELECTOR, STATEFUL_SETS
 from syncer.releases.waiting import Progress, Scene, ended_containers, is_ready, why_not_ready
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ async def wait_ready(host: Client, name: str, namespace: str, progress: Progress
         if stateful_set is not None and is_ready(stateful_set):
             return ""
         late = progress.elapsed + LOOK_SECONDS >= progress.limit
-        return why_not_ready(await scene(host, key, stateful_set)) if progress.wants_reason or late else "it is starting"
+        if not progress.wants_reason and not late:
+            return "it is starting"
+        return await why(host, key, stateful_set)
 
     see = f"kubectl --namespace={namespace} describe pod {name}-0"
     await until(reason, progress, f"it goes on starting; look with `{see}`, and at the log of its container syncer")
@@ -64,9 +66,17 @@ async def wait_balanced(host: Client, name: str, namespace: str, progress: Progr
     return found[0]
 
 
-async def scene(host: Client, key: Key, stateful_set: Obj | None) -> Scene:
-    """What there is to explain it with; what may not be read is left out."""
-    selector = f"{SELECTOR},release={key.name}"
+async def why(host: Client, key: Key, stateful_set: Obj | None) -> str:
+    """Why the control plane is not ready, in words; it waits for its datastore first."""
+    datastores = await _listed(host.list_all(STATEFUL_SETS, key.namespace, label_selector=f"{DATASTORE},release={key.name}"))
+    late = next((one for one in datastores if not is_ready(one)), None)
+    if late is not None:
+        return f"its datastore: {why_not_ready(await scene(host, key_of(late), late, f'{DATASTORE},release={key.name}'))}"
+    return why_not_ready(await scene(host, key, stateful_set, f"{SELECTOR},release={key.name}"))
+
+
+async def scene(host: Client, key: Key, stateful_set: Obj | None, selector: str) -> Scene:
+    """What there is to explain a StatefulSet with, whose pods the selector finds; what may not be read is left out."""
     pods, claims = await asyncio.gather(
         _listed(host.list_all(PODS, key.namespace, label_selector=selector)),
         _listed(host.list_all(PERSISTENT_VOLUME_CLAIMS, key.namespace, label_selector=selector)),

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
 SELECTOR = "app=vcluster"
 """Finds the control planes of all virtual clusters, the Go original's too; `release` tells which one."""
+DATASTORE = "app=vcluster-etcd"
+"""Finds the etcd of all virtual clusters that have one of their own."""
+CONTROL_PLANE = "app in (vcluster,vcluster-etcd)"
+"""Finds both."""
 PAUSED = "loft.sh/paused"
 """Annotation of the StatefulSet of a virtual cluster that is paused; the Go original's."""
 

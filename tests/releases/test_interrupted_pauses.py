@@ -32,6 +32,10 @@ STARTED = "2999-01-01T00:00:00Z"
 """By a node whose clock is far ahead."""
 
 
+def labels(stateful_set: str) -> dict[str, str]:
+    return {"app": "vcluster-etcd" if stateful_set.endswith("etcd") else "vcluster", "release": "demo"}
+
+
 class CutOff(Exception):
     """The command is killed."""
 
@@ -47,8 +51,7 @@ class Host:
         self.wrong: list[str] = []
         api.register(STATEFUL_SETS)
         for name, replicas in (("demo", 2), ("demo-etcd", 3)):
-            labels = {"app": "vcluster", "release": "demo"}
-            metadata = {"name": name, "namespace": "team", "labels": labels}
+            metadata = {"name": name, "namespace": "team", "labels": labels(name)}
             api.put({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": {"replicas": replicas}})
         api.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": OWNER.name, "namespace": "team"}})
         self.tenant = [self.run("web"), self.run("db"), self.run("done", phase="Succeeded")]
@@ -73,13 +76,12 @@ class Host:
             name = key_of(stateful_set).name
             wanted = [Key("team", f"{name}-{number}") for number in range(stateful_set["spec"]["replicas"])]
             owners = [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": name, "uid": uid_of(stateful_set)}]
-            labels = {"app": "vcluster", "release": "demo"}
             have = [pod for pod in self.api.objects(PODS) if pod["metadata"].get("ownerReferences") == owners]
             for pod in [pod for pod in have if key_of(pod) not in wanted][:1]:
                 self.api.remove(PODS, key_of(pod))
             for key in wanted:
                 if self.api.get(PODS, key) is None:
-                    metadata = {"name": key.name, "namespace": "team", "labels": labels, "ownerReferences": owners}
+                    metadata = {"name": key.name, "namespace": "team", "labels": labels(name), "ownerReferences": owners}
                     self.api.put({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}})
             control_plane += len(have)
         going = [pod for pod in self.api.objects(PODS) if is_deleting(pod)]

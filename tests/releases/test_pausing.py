@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from syncer.errors import ConfigError
 from syncer.kube.types import Obj, annotations_of
-from syncer.releases.pausing import DATE, REPLICAS, pause_patch, paused_at, resume_patch
+from syncer.releases.pausing import DATE, REPLICAS, pause_patch, paused_at, require_lasting, resume_patch
 from syncer.releases.release import PAUSED
 from syncer.translate.merge import apply
 
@@ -95,3 +96,30 @@ TIMES: list[tuple[str, list[Obj], str, str]] = [
 @pytest.mark.parametrize(("pods", "recorded", "expected"), [case[1:] for case in TIMES], ids=[case[0] for case in TIMES])
 def test_up_to_when(pods: list[Obj], recorded: str, expected: str) -> None:
     assert paused_at(pods, NOW, recorded) == expected
+
+
+def template(container: str, volume: Obj | None = None, **fields: Any) -> Obj:
+    volumes = [{"name": "data", **(volume or {})}] if volume is not None else []
+    spec = {"containers": [{"name": "syncer"}, {"name": container, **fields}], "volumes": volumes}
+    return {"metadata": {"name": "demo"}, "spec": {"template": {"spec": spec}}}
+
+
+EXTERNAL = [{"name": "K3S_DATASTORE_ENDPOINT", "valueFrom": {}}]
+DATA: list[tuple[str, Obj, bool]] = [
+    ("k3s with a claim", template("vcluster"), True),
+    ("k3s without", template("vcluster", {"emptyDir": {}}), False),
+    ("k3s with a datastore elsewhere", template("vcluster", {"emptyDir": {}}, env=EXTERNAL), True),
+    ("k3s with a volume of the host's", template("vcluster", {"hostPath": {}}), True),
+    ("etcd with a claim", template("etcd"), True),
+    ("etcd without", template("etcd", {"emptyDir": {}}), False),
+    ("an API server whose etcd is elsewhere", template("kube-apiserver", {"emptyDir": {}}), True),
+]
+
+
+@pytest.mark.parametrize(("found", "lasting"), [case[1:] for case in DATA], ids=[case[0] for case in DATA])
+def test_what_a_pause_would_lose(found: Obj, lasting: bool) -> None:
+    if lasting:
+        require_lasting([found])
+        return
+    with pytest.raises(ConfigError, match=r"demo keeps what the virtual cluster knows in its pod \(storage\.persistence is off\)"):
+        require_lasting([found])
