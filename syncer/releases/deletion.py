@@ -18,6 +18,7 @@ from syncer.kube.types import (
     CONFIGMAPS,
     NAMESPACES,
     PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
     PODS,
     Key,
     annotations_of,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from syncer.kube.client import Client
-    from syncer.kube.types import Resource
+    from syncer.kube.types import Obj, Resource
     from syncer.releases.helm import Helm
     from syncer.releases.waiting import Progress
 
@@ -59,6 +60,8 @@ class Deleted:
 
     removed: dict[str, Item] = field(default_factory=dict)
     kept: list[Item] = field(default_factory=list)
+    volumes: list[str] = field(default_factory=list)
+    """What becomes of the volumes of claims that were removed: that is not up to us."""
     namespace: str = ""
     """What became of the namespace."""
     unseen: list[Resource] = field(default_factory=list)
@@ -67,9 +70,18 @@ class Deleted:
         """For people: a line for each type."""
         lines = [f"{_counted(kind, names)} deleted" for kind, names in sorted(_by_kind(self.removed.values()).items())]
         lines += [f"{_counted(kind, names)} kept" for kind, names in sorted(_by_kind(self.kept).items())]
+        lines += self.volumes
         if self.unseen:
             lines.append(f"not looked at, for want of the right to list them: {', '.join(sorted(map(str, self.unseen)))}")
         return [*lines, self.namespace] if self.namespace else lines
+
+
+def fate(volume: Obj) -> str:
+    """What becomes of a volume whose claim is gone."""
+    name = key_of(volume).name
+    if (volume.get("spec") or {}).get("persistentVolumeReclaimPolicy") == "Retain":
+        return f"PersistentVolume {name} kept, with its data: that is its reclaim policy"
+    return f"PersistentVolume {name} is left to its provisioner to delete"
 
 
 def _by_kind(items: Iterable[Item]) -> dict[str, list[str]]:
@@ -131,6 +143,7 @@ class Deletion:
                 self._done.removed[item.uid] = item
         await until(self._sweep, self._progress, "something keeps it; its finalizers tell who, see kubectl get -o yaml; run it again then")
         self._done.unseen = sorted(self._survey.unseen, key=str)
+        self._done.volumes = await self._volumes()
         self._done.namespace = await self._remove_namespace()
         return self._done
 
@@ -194,6 +207,14 @@ class Deletion:
             return
         with suppress(NotFound, Conflict):
             await self._host.delete(item.resource, item.key, uid=item.uid, grace=grace)
+
+    async def _volumes(self) -> list[str]:
+        claims = {item.uid for item in self._done.removed.values() if is_claim(item)}
+        try:
+            volumes = await self._host.list_all(PERSISTENT_VOLUMES) if claims else []
+        except Forbidden:
+            return []
+        return [fate(volume) for volume in volumes if ((volume.get("spec") or {}).get("claimRef") or {}).get("uid") in claims]
 
     async def _remove_namespace(self) -> str:
         """In words what became of it; "" if nobody wanted it gone."""

@@ -72,11 +72,12 @@ async def why(host: Client, key: Key, stateful_set: Obj | None) -> str:
     late = next((one for one in datastores if not is_ready(one)), None)
     if late is not None:
         return f"its datastore: {why_not_ready(await scene(host, key_of(late), late, f'{DATASTORE},release={key.name}'))}"
-    return why_not_ready(await scene(host, key, stateful_set, f"{SELECTOR},release={key.name}"))
+    return why_not_ready(await scene(host, key, stateful_set))
 
 
-async def scene(host: Client, key: Key, stateful_set: Obj | None, selector: str) -> Scene:
-    """What there is to explain a StatefulSet with, whose pods the selector finds; what may not be read is left out."""
+async def scene(host: Client, key: Key, stateful_set: Obj | None, selector: str = "") -> Scene:
+    """What there is to explain a StatefulSet with; without what may not be read. `selector` finds its pods, by default the syncer's."""
+    selector = selector or f"{SELECTOR},release={key.name}"
     pods, claims = await asyncio.gather(
         _listed(host.list_all(PODS, key.namespace, label_selector=selector)),
         _listed(host.list_all(PERSISTENT_VOLUME_CLAIMS, key.namespace, label_selector=selector)),
