@@ -136,3 +136,19 @@ def test_a_restart_of_the_control_plane_leaves_all_as_it_is(install: Install) ->
 
 def uids(pods: list[Any]) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
+
+
+@pytest.mark.parametrize("end", ["", "-dns"])
+def test_a_service_that_is_deleted_by_mistake_comes_back_and_nobody_notices(blue: Installed, end: str) -> None:
+    path = f"{blue.path}/services/{blue.name}{end}"
+    before, pods = blue.host.api.get(path), uids(blue.tenant_pods())
+    blue.host.api.delete(path)
+    wait_until(lambda: blue.host.api.find(path) is not None, f"{path} is back", 60)
+    after = blue.host.api.get(path)
+    assert (after["spec"], after["metadata"]["labels"]) == (before["spec"], before["metadata"]["labels"])
+    ask = ("exec", "--namespace=guestbook", "peers-0", "--", "wget", "-qO-", "http://peers-1.peers:8080/hostname")
+    wait_until(lambda: blue.kubectl(*ask, check=False).strip() == "peers-1", "API and names are found again", 30)
+    assert uids(blue.tenant_pods()) == pods
+    blue.install()
+    blue.wait_ready()
+    assert blue.host.api.get(path)["spec"] == before["spec"], "Helm goes on with it"

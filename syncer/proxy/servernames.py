@@ -136,7 +136,8 @@ class ServerNames:
         try:
             return addresses(await self._host.get(SERVICES, Key(self._service.namespace, name)))
         except NotFound:
-            return set()
+            # The first one comes back with its addresses when somebody deletes it, see sync.mainstays.
+            return self._found.get(f"Service {name}", set()) if name == self._service.name else set()
 
     async def _ask_nodes(self) -> set[str]:
         services = await self._host.list_all(SERVICES, self._service.namespace, label_selector=f"{NODE},{BELONGS_TO}={self._name}")
