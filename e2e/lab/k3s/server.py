@@ -30,7 +30,6 @@ from e2e.lab.k3s.bootstrap import KEY, BootstrapError, Etcd, seal, unseal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-PROGRAMS = Path("/usr/local/bin")
 _SQLITE = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate&cache=shared"  # as e2e.lab.kine
 _SHARED = (*(f"{name}-ca.{end}" for name in ("server", "client", "request-header") for end in ("crt", "key")), "service.key")
 _PROXY_USER = "system:auth-proxy"
@@ -221,7 +220,7 @@ class Server:
         }
 
     def _spawn(self, name: str, flags: Mapping[str, str], extra: Sequence[str] = ()) -> None:
-        self.children[name] = subprocess.Popen([PROGRAMS / name, *arguments.flags(flags, extra)])
+        self.children[name] = subprocess.Popen([name, *arguments.flags(flags, extra)])
 
     def _check(self) -> None:
         for name, child in self.children.items():
