@@ -1,0 +1,100 @@
+"""`distro: k8s` on the real node: Kubernetes' own programs from images without a shell, and etcd beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from e2e.controlplanes import etcd_pods, k8s_values, kill_container, restarts, run_web
+from e2e.lab import k8s_images, node, syncer_image
+from e2e.lab.api import wait_until
+from e2e.test_installed_node import CALL
+
+if TYPE_CHECKING:
+    from e2e.installed import Install, Installed
+    from e2e.lab.host import HostCluster
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def orange(prepared_node: HostCluster, install: Install) -> Installed:
+    """One with a pod and a Service in it."""
+    node.import_images(prepared_node.lab, *k8s_images.build())
+    installed = install("orange", values=k8s_values())
+    run_web(installed, "web")
+    service = {"ports": [{"port": 80, "targetPort": 8080}], "selector": {"app": "web"}}
+    metadata = {"name": "web", "namespace": "default"}
+    installed.api.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service})
+    return installed
+
+
+def test_it_starts_without_stumbling(orange: Installed) -> None:
+    (pod,) = orange.pods()
+    assert set(restarts(pod)) == {"syncer", "kube-apiserver", "kube-controller-manager", "coredns"}
+    # The controller manager waits ten seconds for its API server, and not longer, on a busy machine either.
+    assert {count for name, count in restarts(pod).items() if name != "kube-controller-manager"} == {0}
+    assert [restarts(one) for one in etcd_pods(orange)] == [{"etcd": 0}]
+    assert orange.api.get("/version")["gitVersion"] == k8s_images.tag("kube-apiserver").rpartition(":")[2]
+
+
+def test_logs_exec_and_names(orange: Installed) -> None:
+    assert orange.kubectl("logs", "web") == "serving\n"
+    fetch = ("exec", "web", "--", "wget", "-T", "5", "-qO-", "http://web.default.svc.cluster.local")
+    wait_until(lambda: orange.kubectl(*fetch, check=False).strip() == "web", "the Service answers", 30)
+
+
+def test_a_pod_reaches_its_api_by_its_token(orange: Installed) -> None:
+    container = {"name": "main", "image": syncer_image.SYNCER, "imagePullPolicy": "Never", "command": ["python3", "-c", CALL]}
+    spec = {"containers": [container], "restartPolicy": "Never"}
+    orange.api.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "caller", "namespace": "default"}, "spec": spec})
+    path = "/api/v1/namespaces/default/pods/caller"
+    wait_until(lambda: orange.api.get(path)["status"]["phase"] in ("Succeeded", "Failed"), "the caller has ended", 60)
+    assert orange.kubectl("logs", "caller").split() == ["200", "200"]
+
+
+def test_etcd_lets_in_nobody_without_a_certificate(orange: Installed) -> None:
+    (pod,) = etcd_pods(orange)
+    script = f"wget -T 5 -qO- --no-check-certificate https://{pod['status']['podIP']}:2379/version 2>&1"
+    assert "etcdserver" not in orange.kubectl("exec", "web", "--", "sh", "-c", script, check=False)
+
+
+def test_controllers_work(orange: Installed) -> None:
+    orange.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "made"}})
+    path = "/api/v1/namespaces/made/serviceaccounts/default"
+    wait_until(lambda: orange.api.find(path) is not None, "the service account of a new namespace", 30)
+    orange.api.delete("/api/v1/namespaces/made")
+    wait_until(lambda: orange.api.find("/api/v1/namespaces/made") is None, "the namespace is gone", 60)
+
+
+def test_a_restart_of_the_control_plane_keeps_all(orange: Installed) -> None:
+    system = orange.api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    before = {pod["metadata"]["uid"] for pod in orange.tenant_pods()}
+    secrets = {name: secret_data(orange, name) for name in ("vc-orange-certs", "vc-orange-etcd")}
+    credentials = orange.kubeconfig.read_text()
+    (pod,) = orange.pods()
+    orange.host.api.delete(f"{orange.path}/pods/orange-0")
+    wait_until(lambda: [one["metadata"]["uid"] for one in orange.pods()] not in ([], [pod["metadata"]["uid"]]), "another pod", 60)
+    # Whoever had a kubeconfig before has it still: the authorities are the same.
+    wait_until(lambda: orange.kubectl("get", "namespaces", check=False).count("Active") > 3, "the old kubeconfig is good", 60)
+    assert orange.kubeconfig.read_text() == credentials
+    orange.wait_ready()
+    assert orange.api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"] == system
+    assert {pod["metadata"]["uid"] for pod in orange.tenant_pods()} == before
+    assert {name: secret_data(orange, name) for name in secrets} == secrets
+    assert orange.kubectl("exec", "web", "--", "cat", "/tmp/www/index.html").strip() == "web"
+
+
+def test_etcd_that_starts_again_is_found_again(orange: Installed) -> None:
+    """Its container, as its emptyDir would go with the pod. The API server is not restarted for that."""
+    (pod,) = etcd_pods(orange)
+    kill_container(orange, pod, "etcd")
+    wait_until(lambda: restarts(etcd_pods(orange)[0]) == {"etcd": 1}, "etcd has started again", 60)
+    wait_until(lambda: "web" in orange.kubectl("get", "pods", "--output=name", check=False), "the API server answers", 60)
+    (pod,) = orange.pods()
+    assert restarts(pod)["kube-apiserver"] == 0
+
+
+def secret_data(release: Installed, name: str) -> Any:
+    return release.host.api.get(f"{release.path}/secrets/{name}")["data"]

@@ -1,0 +1,63 @@
+"""`syncer prepare`, as a container that ends once all is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from syncer.controlplane.preparation import prepare
+from syncer.errors import ConfigError
+from syncer.kube.types import SECRETS, Key
+from syncer.settings import Settings
+from tests.fakes.requests import on
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes.apiserver import FakeApiServer
+
+
+@pytest.fixture
+def settings(host_api: FakeApiServer, tmp_path: Path) -> Settings:
+    host_api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "host-ns"}})
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "vc-blue-owner", "namespace": "host-ns"}}
+    host_api.create(owner)
+    kubeconfig = tmp_path / "host.kubeconfig"
+    context = {"name": "host", "context": {"cluster": "host"}}
+    clusters = [{"name": "host", "cluster": {"server": host_api.url}}]
+    kubeconfig.write_text(json.dumps({"current-context": "host", "contexts": [context], "clusters": clusters}))
+    return Settings(name="blue", target_namespace="host-ns", host_kube_config=str(kubeconfig), control_plane_files=str(tmp_path / "data"))
+
+
+async def test_it_waits_for_a_host_that_does_not_answer(settings: Settings, host_api: FakeApiServer, tmp_path: Path) -> None:
+    fault = host_api.fault(on("create", SECRETS), status=503, times=1)
+    await prepare(settings, service_range=False, wait_for="")
+    assert fault.hits == 1
+    assert (tmp_path / "data" / "k3s-config" / "kube-config.yaml").exists()
+    secret = host_api.get(SECRETS, Key("host-ns", "vc-blue-certs"))
+    assert secret is not None
+    assert [owner["name"] for owner in secret["metadata"]["ownerReferences"]] == ["vc-blue-owner"]
+
+
+async def test_it_ends_once_somebody_listens(settings: Settings) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        preparing = asyncio.create_task(
+            prepare(settings.model_copy(update={"control_plane_files": ""}), service_range=False, wait_for=f"127.0.0.1:{port}")
+        )
+        done, _ = await asyncio.wait({preparing}, timeout=0.7)  # it has tried at least once
+        assert not done
+    async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", port):
+        async with asyncio.timeout(20):
+            await preparing
+
+
+@pytest.mark.parametrize("wait_for", ["etcd", ":2379", "etcd:client"])
+async def test_where_nobody_can_listen(settings: Settings, wait_for: str) -> None:
+    with pytest.raises(ConfigError, match="write HOST:PORT"):
+        await prepare(settings, service_range=False, wait_for=wait_for)
