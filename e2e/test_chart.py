@@ -311,7 +311,7 @@ class TestPod:
 def test_whatever_selects_the_pods_finds_them(shape: str) -> None:
     found = objects(SHAPES[shape])
     for (kind, name), obj in found.items():
-        whose = "blue-etcd" if name == "blue-etcd" else "blue"
+        whose = "blue-etcd" if name.startswith("blue-etcd") else "blue"
         labels = found["StatefulSet", whose]["spec"]["template"]["metadata"]["labels"].items()
         match kind:
             case "Service":

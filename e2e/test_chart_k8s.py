@@ -58,11 +58,11 @@ def test_prepare_understands_its_flags(shape: str, capsys: pytest.CaptureFixture
 def test_members_of_etcd_know_one_another() -> None:
     args = parts("k8s-replicas")["etcd"]["args"]
     (cluster,) = (arg.partition("=")[2] for arg in args if arg.startswith("--initial-cluster="))
-    assert cluster.split(",") == [f"blue-etcd-{number}=https://blue-etcd-{number}.blue-etcd:2380" for number in range(3)]
-    servers = next(arg for arg in parts("k8s-replicas")["kube-apiserver"]["args"] if arg.startswith("--etcd-servers="))
-    assert servers.partition("=")[2].split(",") == [f"https://blue-etcd-{number}.blue-etcd:2379" for number in range(3)]
+    assert cluster.split(",") == [f"blue-etcd-{number}=https://blue-etcd-{number}.blue-etcd-headless:2380" for number in range(3)]
+    assert "--etcd-servers=https://blue-etcd:2379" in parts("k8s-replicas")["kube-apiserver"]["args"]
     found = objects(SHAPES["k8s-replicas"])
-    assert found["Service", "blue-etcd"]["spec"]["publishNotReadyAddresses"] is True
+    assert found["Service", "blue-etcd-headless"]["spec"]["publishNotReadyAddresses"] is True
+    assert found["StatefulSet", "blue-etcd"]["spec"]["serviceName"] == "blue-etcd-headless"
     assert found["PodDisruptionBudget", "blue-etcd"]["spec"]["maxUnavailable"] == 1
     assert ("PodDisruptionBudget", "blue-etcd") not in objects(SHAPES["k8s"])
 

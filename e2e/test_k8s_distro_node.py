@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from e2e.controlplanes import etcd_pods, k8s_values, kill_container, restarts, run_web
-from e2e.lab import k8s_images, node, syncer_image
+from e2e.installed import merged
+from e2e.kubernetes import binaries
+from e2e.lab import k3s_image, k8s_images, node, syncer_image
 from e2e.lab.api import wait_until
 from e2e.test_installed_node import CALL
 
@@ -98,3 +100,20 @@ def test_etcd_that_starts_again_is_found_again(orange: Installed) -> None:
 
 def secret_data(release: Installed, name: str) -> Any:
     return release.host.api.get(f"{release.path}/secrets/{name}")["data"]
+
+
+@pytest.mark.parametrize("distro", ["k8s", "k3s"])
+def test_an_older_version_is_told_the_hosts_range(prepared_node: HostCluster, install: Install, distro: str) -> None:
+    """One by the tags of its images: really it is newer, and so tells what it was told."""
+    node.import_images(prepared_node.lab, *k8s_images.build())
+    tags = {"api": "kube-apiserver", "controller": "kube-controller-manager"} if distro == "k8s" else {"vcluster": "k3s"}
+    older = {part: f"lab.local/older/{program}:v1.32.9" for part, program in tags.items()}
+    for part, image in older.items():
+        known = k3s_image.tag() if part == "vcluster" else k8s_images.tag(tags[part])
+        ctr = (binaries.ensure("ctr")["ctr"], "--namespace=k8s.io")
+        node.run(prepared_node.lab, *ctr, "images", "tag", "--force", known, image)
+    values = merged(k8s_values() if distro == "k8s" else {}, {part: {"image": image} for part, image in older.items()})
+    installed = install(f"older-{distro}", values=values)
+    found = installed.api.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes")
+    assert found["spec"]["cidrs"] == [prepared_node.service_range]
+    assert installed.api.get("/api/v1/namespaces/default/services/kubernetes")["spec"]["clusterIP"] == installed.address

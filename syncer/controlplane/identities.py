@@ -108,8 +108,8 @@ def files_of_pod(bundle: Bundle) -> dict[str, str]:
 
 
 def identities_of_etcd(name: str) -> dict[str, Identity]:
-    """Certificates of all members of etcd, whose headless Service is `name`."""
-    names = (*_LOOPBACK, name, f"*.{name}")
+    """Certificates of all members of etcd, whose Service is `name`, and that by which they find one another `name`-headless."""
+    names = (*_LOOPBACK, name, f"*.{name}-headless")
     return {
         "server": Identity(ETCD_CA, "etcd", usages=("server", "client"), names=names),
         # Without names: those of a client's certificate are looked up by etcd and have to lead to where it connects from.

@@ -122,7 +122,7 @@ async def test_of_etcd_too(world: World, host_api: FakeApiServer) -> None:
     assert sorted(files) == ["ca.crt", "client.crt", "client.key", "server.crt", "server.key"]
     assert files["ca.crt"] == data(host_api, CERTS)["etcd-ca.crt"]
     server, client = certificate(files["server.crt"]), certificate(files["client.crt"])
-    assert {"localhost", "blue-etcd", "*.blue-etcd"} <= set(served(server))
+    assert {"localhost", "blue-etcd", "*.blue-etcd-headless"} <= set(served(server))
     assert served(client) == []
     for name in ("server", "client"):
         certificate(files[f"{name}.crt"]).verify_directly_issued_by(certificate(files["ca.crt"]))

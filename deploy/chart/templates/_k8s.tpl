@@ -5,7 +5,7 @@
   {{- include "vc.image" (dict "root" . "image" .Values.api.image "policy" .Values.api.imagePullPolicy) | nindent 2 }}
   command: [kube-apiserver]
   args:
-    - --etcd-servers={{ include "vc.etcdUrls" . }}
+    - --etcd-servers=https://{{ include "vc.etcd" . }}:2379
     - --etcd-cafile={{ $tls }}/etcd/server-ca.crt
     - --etcd-certfile={{ $tls }}/etcd/client.crt
     - --etcd-keyfile={{ $tls }}/etcd/client.key
@@ -131,14 +131,4 @@ volumeMounts:
 {{- define "vc.etcdSelector" -}}
 app: vcluster-etcd
 release: {{ .Release.Name | quote }}
-{{- end }}
-
-{{/* Where members serve clients. */}}
-{{- define "vc.etcdUrls" -}}
-{{- $name := include "vc.etcd" . }}
-{{- $urls := list }}
-{{- range until (int .Values.etcd.replicas) }}
-{{- $urls = append $urls (printf "https://%s-%d.%s:2379" $name . $name) }}
-{{- end }}
-{{- join "," $urls }}
 {{- end }}
