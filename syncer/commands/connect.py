@@ -73,6 +73,7 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
     """The exit code of what follows --, or 0."""
     from syncer.errors import ConfigError
     from syncer.releases.connection import Wishes
+    from syncer.releases.hosts import hosts_of
 
     if arguments.cluster_role and arguments.service_account is None:
         raise ConfigError("--cluster-role: is given to a service account; name one with --service-account")
@@ -86,7 +87,7 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
         cluster_role=arguments.cluster_role,
         token_seconds=arguments.token_expiration,
     )
-    return await _connect(await _hosts(arguments, environ), arguments.namespace, wishes, arguments, environ, terminal)
+    return await _connect(await hosts_of(arguments, environ), arguments.namespace, wishes, arguments, environ, terminal)
 
 
 async def _connect(
@@ -188,22 +189,6 @@ async def _stay(connection: Connection, terminal: Terminal, words: str) -> int:
         terminal.say("; ".join(filter(None, (words, f"{connection.entry.cluster['server']} leads to it until Ctrl-C"))))
         await ended.wait()
     return 0
-
-
-async def _hosts(arguments: argparse.Namespace, environ: Mapping[str, str]) -> list[Host]:
-    """Where to look: on the host that was named; else on the current one, and if that is a virtual cluster, on those below it."""
-    from syncer.errors import ConfigError
-    from syncer.releases import contexts
-    from syncer.releases.hosts import host_of
-
-    first = await host_of(arguments, environ)
-    found = [first]
-    for context in contexts.hosts(first.context) if not arguments.context else ():
-        try:
-            found.append(await host_of(argparse.Namespace(kubeconfig=arguments.kubeconfig, context=context), environ))
-        except ConfigError:
-            continue  # that context is gone
-    return found
 
 
 def _switch(text: str) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from syncer.releases.hosts import Host
     from syncer.terminal import Terminal
 
 DESCRIPTION = """\
@@ -38,9 +41,10 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
     """Print what was removed, and what was kept and why."""
     import time
 
-    from syncer.releases.deletion import Deletion, Wishes, locate
+    from syncer.releases.contexts import Origin
+    from syncer.releases.deletion import Deletion, Wishes
     from syncer.releases.helm import Helm
-    from syncer.releases.hosts import host_of
+    from syncer.releases.hosts import hosts_of
     from syncer.releases.waiting import Progress
 
     name: str = arguments.name
@@ -49,14 +53,46 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
         grace = _GRACE
     wishes = Wishes(keep_claims=arguments.keep_pvc, namespace=arguments.delete_namespace, grace=grace)
     progress = Progress(f"deleting {name}", terminal.say, time.monotonic, arguments.timeout)
-    host = await host_of(arguments, environ)
+    host, namespace = await _find(await hosts_of(arguments, environ), name, arguments.namespace, environ)
     helm = await Helm.find(host, environ)
     async with await host.connect() as client:
-        namespace = await locate(client, helm, name, arguments.namespace)
         deleted = await Deletion(client, helm, name, namespace, wishes, progress).run()
     terminal.print("\n".join(deleted.lines()))
+    for forgotten in await asyncio.to_thread(_forget, Origin(name, namespace, host.context).context, arguments, environ):
+        terminal.say(forgotten)
     terminal.say(f"{name} in namespace {namespace} is gone after {progress.elapsed:.0f} s")
     return 0
+
+
+async def _find(hosts: list[Host], name: str, namespace: str, environ: Mapping[str, str]) -> tuple[Host, str]:
+    """Where it, or what is left of it, is: in which namespace of which host."""
+    from syncer.errors import NETWORK_ERRORS, ConfigError
+    from syncer.releases.connection import find_near
+    from syncer.releases.deletion import locate
+    from syncer.releases.helm import Helm
+
+    *nearer, last = hosts
+    with suppress(ConfigError, *NETWORK_ERRORS):  # virtual clusters that one is connected to, maybe the one that is to go
+        found, release = await find_near(nearer, name, namespace)
+        return found, release.namespace
+    async with await last.connect() as client:
+        return last, await locate(client, await Helm.find(last, environ), name, namespace)
+
+
+def _forget(context: str, arguments: argparse.Namespace, environ: Mapping[str, str]) -> list[str]:
+    """Take the context that `connect` made out of the kubeconfigs in use; in words."""
+    from syncer.releases import contexts, kubeconfigs
+    from syncer.releases.hosts import kubeconfig_files
+
+    files = [file for file in kubeconfig_files(environ, arguments.kubeconfig) if file.exists()]
+    documents = kubeconfigs.read(files)
+    known = contexts.names(documents)
+    return [
+        f"context {context} removed from {file}; the current context is now {after.get('current-context') or 'none'}"
+        for file, document in zip(files, documents, strict=True)
+        if context in contexts.names([document])
+        for after in [kubeconfigs.change(file, lambda found: contexts.forgotten(found, context, known))]
+    ]
 
 
 def _seconds(text: str) -> int:

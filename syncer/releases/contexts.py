@@ -101,6 +101,11 @@ def left(document: Obj, entry: Entry, former: str, known: Iterable[str]) -> Obj:
     return with_current(after, next((context for context in below if context in there), ""))
 
 
+def forgotten(document: Obj, context: str, known: Iterable[str]) -> Obj:
+    """The document after a virtual cluster is gone: without the context that led to it, whoever made that, and in the host's again."""
+    return left(document, Entry(context, _named(document, "clusters", "cluster", context), {}), "", known)
+
+
 def with_current(document: Obj, context: str) -> Obj:
     """With that context made current; whether there is one is the caller's matter."""
     return {**document, "current-context": context}

@@ -14,8 +14,7 @@ from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
 from syncer.kube.kubeconfig import read_kubeconfig
 from syncer.kube.types import Side
-from syncer.releases import kubeconfigs
-from syncer.releases.contexts import current
+from syncer.releases import contexts, kubeconfigs
 from syncer.values import duration
 
 if TYPE_CHECKING:
@@ -64,6 +63,18 @@ async def host_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
     return await asyncio.to_thread(_host, arguments.kubeconfig, arguments.context or "", environ)
 
 
+async def hosts_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> list[Host]:
+    """Where to look: on the host that was named; else on the current one, and if that is a virtual cluster, on those below it."""
+    first = await host_of(arguments, environ)
+    found = [first]
+    for context in contexts.hosts(first.context) if not arguments.context else ():
+        try:
+            found.append(await asyncio.to_thread(_host, arguments.kubeconfig, context, environ))
+        except ConfigError:
+            continue  # that context is gone
+    return found
+
+
 def kubeconfig_files(environ: Mapping[str, str], given: str | None = None) -> list[Path]:
     """The files that kubectl would read: the one given by --kubeconfig, or those of KUBECONFIG, or else the default."""
     if given:
@@ -85,7 +96,7 @@ def _host(kubeconfig: str | None, context: str, environ: Mapping[str, str]) -> H
         missing = ", ".join(map(str, kubeconfig_files(environ)))
         raise ConfigError(f"there is no kubeconfig at {missing}; name one by --kubeconfig or KUBECONFIG")
     if len(files) > 1:
-        context = context or current(kubeconfigs.read(files))
+        context = context or contexts.current(kubeconfigs.read(files))
     problems: list[ConfigError] = []
     for file in files:
         try:

@@ -13,6 +13,7 @@ from syncer.releases.contexts import (
     Origin,
     chosen_for,
     current,
+    forgotten,
     host_of_current,
     hosts,
     left,
@@ -179,3 +180,11 @@ class TestLeaving:
     def test_somebody_else_connected_meanwhile(self) -> None:
         document = with_current(with_entry({}, entry(A, "https://127.0.0.1:2")), A)
         assert left(document, entry(A), "kind", ["kind", A]) == document
+
+
+def test_what_is_gone_is_forgotten_whoever_made_it() -> None:
+    context = "vcluster_a_b_kind"
+    here = with_current(with_entry(DOCUMENT, entry(context)), context)
+    after = forgotten(here, context, names([here]))
+    assert after == {**DOCUMENT, "current-context": "kind"}
+    assert forgotten(after, context, names([after])) == after
