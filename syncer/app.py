@@ -151,6 +151,7 @@ class App:
                     apart,
                     lease_key(settings.target_namespace, settings.name),
                     labels={LABEL_CLUSTER: settings.name},
+                    owner=fence.owner_reference() if settings.set_owner else None,
                     identity=f"{socket.gethostname()}-{os.getpid()}",
                     lease_duration=settings.lease_duration,
                     renew_deadline=settings.renew_deadline,

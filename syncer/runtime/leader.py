@@ -76,7 +76,7 @@ class LeaseClient(Protocol):
 
 
 class Elector:
-    """Takes part in the election for the Lease `key`, which gets `labels` when it is made. All times are in seconds.
+    """Takes part in the election for the Lease `key`, which gets `labels` and `owner` when it is made. All times are in seconds.
 
     `identity` is made unique for this process, since a restarted one must not take its predecessor's lease for its own.
     Raises ConfigError unless lease_duration > renew_deadline > retry_period (with jitter).
@@ -89,6 +89,7 @@ class Elector:
         *,
         identity: str,
         labels: Mapping[str, str] = MappingProxyType({}),
+        owner: Obj | None = None,
         lease_duration: float = 15.0,
         renew_deadline: float = 10.0,
         retry_period: float = 2.0,
@@ -106,7 +107,9 @@ class Elector:
         """How often the lease has changed hands, as far as known."""
         self._client = client
         self._key = key
-        self._labels = dict(labels)
+        self._metadata: Obj = {"namespace": key.namespace, "name": key.name, "labels": dict(labels)}
+        if owner is not None:
+            self._metadata["ownerReferences"] = [owner]
         self._lease_duration = lease_duration
         self._renew_deadline = renew_deadline
         self._retry_period = retry_period
@@ -282,7 +285,7 @@ class Elector:
         lease = {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
-            "metadata": {"namespace": self._key.namespace, "name": self._key.name, "labels": self._labels},
+            "metadata": self._metadata,
             "spec": self._claim(self._spec or {}),
         }
         return self._won(await self._client.create(LEASES, self._key.namespace, lease), sent)

@@ -42,7 +42,7 @@ class Server:
 
     def __init__(self) -> None:
         self.lease: Obj | None = None
-        self.labels: dict[str, str] = {}
+        self.metadata: Obj = {}
         self.rv = 0
         self.writes = 0
 
@@ -96,7 +96,7 @@ class Line:
 
     async def create(self, resource: Resource, namespace: str, obj: Obj) -> Obj:
         assert (namespace, obj["metadata"]["name"]) == KEY
-        self.server.labels = obj["metadata"]["labels"]
+        self.server.metadata = obj["metadata"]
         return await self.call(lambda: self.server.write(obj["spec"], None))
 
     async def patch(self, resource: Resource, key: Key, body: Mapping[str, Any]) -> Obj:
@@ -540,14 +540,14 @@ async def test_error_while_ending_is_told(logs: list[EventDict]) -> None:
 @pytest.mark.looptime
 async def test_tells_since_when_it_is_held() -> None:
     server = Server()
-    labels = {"example.com/of": "a"}
-    first = Leader(Line(server), "a", labels=labels)
+    labels, owner = {"example.com/of": "a"}, {"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "1"}
+    first = Leader(Line(server), "a", labels=labels, owner=owner)
     assert first.elector.since == ""
     await asyncio.sleep(1)
     second = Leader(Line(server), "b")
     await asyncio.sleep(5)
     async with stopping(second, first):
-        assert server.labels == labels
+        assert (server.metadata["labels"], server.metadata["ownerReferences"]) == (labels, [owner])
         assert first.elector.since == second.elector.since == server.spec["acquireTime"]
 
 
