@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--isolate", action="store_true", help="limits for a tenant who is not to be trusted")
     parser.add_argument("--expose", action="store_true", help="by a load balancer; waits until it has an address")
     parser.add_argument("--distro", metavar="NAME", default="", choices=("k3s", "k8s"), help="the control plane: k3s or k8s")
-    parser.add_argument("--kubernetes-version", metavar="VERSION", default="", help="of k3s, such as 1.36.3 (default: the chart's)")
+    parser.add_argument("--kubernetes-version", metavar="VERSION", default="", help="such as 1.36.3 (default: the chart's)")
     parser.add_argument("--upgrade", action="store_true", help="change one that exists; values that it has stay, unless given anew")
     parser.add_argument("--chart", metavar="DIRECTORY", default="", help="another chart than the one that comes with this program")
     parser.add_argument("--wait", action=switch, default=True, help="return only when it is ready")

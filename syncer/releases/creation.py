@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LONGEST_NAME = 52
+_VERSIONED = {"k3s": (("vcluster",), "-k3s1"), "k8s": (("api", "controller"), "")}
+"""By distro, of which values the image's tag is the Kubernetes version, and what follows it there."""
 _VERSION = re.compile(r"v?(\d+\.\d+\.\d+)")
 
 
@@ -80,10 +82,8 @@ def _version(wanted: Wanted, chart: Path) -> Mapping[str, str]:
     if found is None:
         raise ConfigError(f"--kubernetes-version: {wanted.kubernetes_version!r} has no image; name a whole version, such as 1.36.3")
     defaults: dict[str, Any] = yaml.safe_load((chart / "values.yaml").read_text())
-    if (wanted.distro or defaults["distro"]) != "k3s":
-        raise ConfigError("--kubernetes-version is for k3s; of another distro name the images with --set, see the chart's values")
-    repository = defaults["vcluster"]["image"].rpartition(":")[0]
-    return {"vcluster.image": f"{repository}:v{found[1]}-k3s1"}
+    parts, suffix = _VERSIONED[wanted.distro or defaults["distro"]]
+    return {f"{part}.image": f"{defaults[part]['image'].rpartition(':')[0]}:v{found[1]}{suffix}" for part in parts}
 
 
 async def create(host: Client, helm: Helm, wanted: Wanted, chart: Path, progress: Progress) -> str:

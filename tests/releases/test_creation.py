@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from syncer.errors import ConfigError
@@ -40,13 +38,16 @@ def test_what_helm_is_told(wanted: Wanted, expected: list[str]) -> None:
     assert arguments(wanted, CHART) == [str(CHART), *expected]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "words"),
-    [
-        (Wanted(name="a", namespace="n", kubernetes_version="1.35"), "'1.35' has no image; name a whole version, such as 1"),
-        (Wanted(name="a", namespace="n", kubernetes_version="1.35.2", distro="k8s"), "is for k3s; of another distro name the images"),
-    ],
-)
-def test_a_version_that_has_no_image(wanted: Wanted, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        arguments(wanted, Path(CHART))
+def test_a_version_of_upstream_images() -> None:
+    image = "registry.k8s.io/kube"
+    expected = [f"--set=api.image={image}-apiserver:v1.35.2", f"--set=controller.image={image}-controller-manager:v1.35.2"]
+    assert arguments(Wanted(name="a", namespace="n", kubernetes_version="1.35.2", distro="k8s"), CHART) == [
+        str(CHART),
+        "--set=distro=k8s",
+        *expected,
+    ]
+
+
+def test_a_version_that_has_no_image() -> None:
+    with pytest.raises(ConfigError, match=r"'1\.35' has no image; name a whole version, such as 1"):
+        arguments(Wanted(name="a", namespace="n", kubernetes_version="1.35"), CHART)
