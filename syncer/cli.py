@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from syncer.commands import SUMMARIES, command
-from syncer.errors import NETWORK_ERRORS, ConfigError, NoSuchCluster, SyncerError, TooLate
+from syncer.errors import NETWORK_ERRORS, ConfigError, NoSuchCluster, SyncerError, TooLate, told
 from syncer.flags import join_negations
 from syncer.terminal import Terminal
 
@@ -69,7 +69,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
 
 
 def _complain(terminal: Terminal, error: BaseException, code: int) -> int:
-    terminal.complain(str(error) or type(error).__name__)
+    terminal.complain(told(error))
     return code
 
 
@@ -99,5 +99,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             continue
         module = command(name)
         options = {key.lower(): getattr(module, key) for key in ("USAGE", "DESCRIPTION", "EPILOG") if hasattr(module, key)}
+        if "usage" in options:
+            options["usage"] = f"{program}{options['usage'].removeprefix('syncer')}"
         module.add_arguments(commands.add_parser(name, help=summary, **options))
     return parser

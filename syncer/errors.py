@@ -163,3 +163,13 @@ def api_error(status: int, body: Mapping[str, Any], retry_after: float | None = 
     if status >= 500 and retry_after is not None:
         cls = Throttled
     return cls(status, reason, message, body.get("details"), retry_after)
+
+
+def told(error: BaseException) -> str:
+    """An error for a person: in the same words each time, without Python's own."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        return f"cannot connect to {error.host}:{error.port} ({cause.strerror or str(cause) or type(cause).__name__})"
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no answer in time"
+    return str(error) or type(error).__name__

@@ -11,7 +11,7 @@ from syncer.errors import NETWORK_ERRORS, ConfigError, Forbidden, NoSuchCluster,
 from syncer.kube.types import PODS, SECRETS, Key, is_deleting, key_of
 from syncer.releases import contexts
 from syncer.releases.credentials import CONFIG, bind, credentials_in, make_token, open_virtual, with_token
-from syncer.releases.endpoints import front_services, listening, problem, reachable, waits_for_balancer
+from syncer.releases.endpoints import front_services, listening, problem, reachable
 from syncer.releases.portforward import LOOPBACK, PortForward
 from syncer.releases.readiness import scene, until
 from syncer.releases.release import SELECTOR, Release, Status, find_release
@@ -120,7 +120,7 @@ async def connected(
             forward = PortForward(host, pods.find, PORT, say=say, address=wishes.address, local_port=wishes.local_port)
             await stack.enter_async_context(forward)
             near = listening(forward.address, forward.local_port)
-            await _answers(credentials, near, progress)
+            await _answers(credentials, near, forward, progress)
         if near is not None and wishes.service_account is not None:
             credentials, expires = await _limited(credentials, near, wishes.service_account, wishes)
         if endpoint is not None:
@@ -167,18 +167,21 @@ async def _administrator(host: Client, release: Release, progress: Progress) -> 
     return credentials_in(found[0])
 
 
-async def _answers(credentials: Credentials, endpoint: Endpoint, progress: Progress) -> None:
+async def _answers(credentials: Credentials, endpoint: Endpoint, forward: PortForward, progress: Progress) -> None:
     async def reason() -> str:
-        return await problem(credentials, endpoint, _PROBE_SECONDS)
+        wrong = await problem(credentials, endpoint, _PROBE_SECONDS)
+        if wrong and forward.refused is not None:
+            raise forward.refused
+        return wrong
 
     await until(reason, progress, "look at the log of its container syncer")
 
 
 async def _exposed(host: Client, release: Release, credentials: Credentials, say: Callable[[str], None]) -> Endpoint | None:
     services = await front_services(host, release.name, release.namespace)
-    found = await reachable(host, services, credentials)
-    if found is None and waits_for_balancer(services):
-        say("its load balancer has no address yet, so a port of this machine leads to it")
+    found, why = await reachable(host, services, credentials)
+    if why:
+        say(f"{why}; so a port of this machine leads to it")
     return found
 
 

@@ -7,7 +7,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from syncer.errors import NETWORK_ERRORS, ApiError, ConfigError, Forbidden, NotFound, SyncerError
+from syncer.errors import NETWORK_ERRORS, ConfigError, Forbidden, NotFound, SyncerError, told
 from syncer.kube.types import NODES, SERVICES, Key
 from syncer.releases.credentials import Endpoint, open_virtual
 
@@ -83,17 +83,22 @@ async def front_services(host: Client, name: str, namespace: str) -> list[Obj]:
     return found
 
 
-async def reachable(host: Client, services: list[Obj], credentials: Credentials) -> Endpoint | None:
-    """The best endpoint that answers here."""
+async def reachable(host: Client, services: list[Obj], credentials: Credentials) -> tuple[Endpoint | None, str]:
+    """The best endpoint that answers here; if there is none, why not, "" for one that nobody wanted."""
     nodes: list[Obj] = []
     if any((service.get("spec") or {}).get("type") == "NodePort" for service in services):
         try:
             nodes = await host.list_all(NODES)
-        except ApiError:
-            nodes = []  # not everybody may see them
+        except Forbidden:
+            return None, "which nodes there are may not be seen, so its node port cannot be used"
     candidates = list(exposed(services, nodes))
     answers = await asyncio.gather(*(problem(credentials, endpoint, _PROBE_SECONDS) for endpoint in candidates))
-    return next((endpoint for endpoint, wrong in zip(candidates, answers, strict=True) if not wrong), None)
+    for endpoint, wrong in zip(candidates, answers, strict=True):
+        if not wrong:
+            return endpoint, ""
+    if candidates:
+        return None, f"{candidates[0].server} does not answer here: {answers[0]}"
+    return None, "its load balancer has no address yet" if waits_for_balancer(services) else ""
 
 
 async def problem(credentials: Credentials, endpoint: Endpoint, seconds: float) -> str:
@@ -104,7 +109,7 @@ async def problem(credentials: Credentials, endpoint: Endpoint, seconds: float) 
     except ConfigError:
         raise
     except (SyncerError, *NETWORK_ERRORS) as error:
-        return str(error) or f"no answer within {seconds:.0f} s"
+        return told(error)
     return ""
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 from yarl import URL
 
-from syncer.errors import NETWORK_ERRORS, ConfigError, Forbidden, NotFound, SyncerError
+from syncer.errors import NETWORK_ERRORS, ApiError, ConfigError, Forbidden, NotFound, SyncerError, told
 from syncer.kube.backoff import Backoff
 from syncer.kube.types import PODS
 from syncer.releases import spdy
@@ -63,6 +63,8 @@ class PortForward:
         self._connections: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
         self._server: asyncio.Server | None = None
+        self.refused: ConfigError | None = None
+        """Why the last connection could not be, if only a person can mend that."""
         self.address = address
         self.local_port = local_port
 
@@ -98,6 +100,7 @@ class PortForward:
         try:
             tunnel = await self._insist(reader)
             if tunnel is not None:
+                self.refused = None
                 try:
                     await self._join(reader, writer, tunnel)
                 finally:
@@ -107,7 +110,8 @@ class PortForward:
         except ConnectionError:
             pass  # of either end, which tells the other; what is broken is told by the next connection that cannot be made
         except (SyncerError, *NETWORK_ERRORS) as error:
-            self._tell(str(error) or type(error).__name__)
+            self.refused = error if isinstance(error, ConfigError) else None
+            self._tell(told(error))
         finally:
             _reset(writer)
 
@@ -123,7 +127,7 @@ class PortForward:
             except (SyncerError, *NETWORK_ERRORS) as error:
                 if _now() > until:
                     raise
-                self._tell(f"{str(error) or type(error).__name__}; trying again")
+                self._tell(f"{told(error)}; trying again")
                 await asyncio.sleep(backoff.next())
                 if reader.at_eof() or reader.exception() is not None:
                     return None
@@ -163,8 +167,10 @@ class PortForward:
             return SyncerError(f"the pod {pod} is gone")
         except Forbidden as error:
             return ConfigError(f"{error.message}; ask for get and create of pods/portforward in the namespace {pod.namespace}")
-        except (SyncerError, *NETWORK_ERRORS):
-            pass  # that it refuses such a request, too, tells nothing of the other
+        except ApiError as error:
+            # That it is no WebSocket is what it has to say; else it is the pod that has no node, or no container.
+            if error.status == status and "pgrade" not in error.message:
+                return SyncerError(f"{pod}: {error.message}")
         if status in (101, 400):
             return ConfigError(_TOO_OLD)
         return SyncerError(f"the host's API server refuses to forward a port of the pod {pod} ({status})")

@@ -38,6 +38,7 @@ class Api:
         self.pod = pod
         self.protocols: tuple[str, ...] = (PROTOCOL,)
         self.status = 0
+        self.words = "Upgrade request required"
         self.errors = b""
         self.breaks_after: int | None = None
         self.asked: list[str] = []
@@ -74,7 +75,7 @@ class Api:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if "Upgrade" not in request.headers or self.status:
-            return web.json_response({"message": "no", "reason": ""}, status=self.status or 400)
+            return web.json_response({"message": self.words, "reason": ""}, status=self.status or 400)
         self.asked.append(request.path)
         tunnel = web.WebSocketResponse(protocols=self.protocols, max_msg_size=0)
         await tunnel.prepare(request)
@@ -275,6 +276,17 @@ async def test_what_only_a_person_can_mend_is_told_at_once(status: int, words: s
             await here.ask(b"hello")
         assert len(here.said) == 1
         assert words in here.said[0]
+        assert str(here.forward.refused) == here.said[0]
+
+
+async def test_a_pod_that_cannot_be_reached_yet() -> None:
+    async with Api(echo) as api, listener(api) as here:
+        api.status, api.words = 400, "pod-0 does not have a host assigned"
+        waiting = asyncio.create_task(here.ask(b"hello"))
+        await here.heard.wait()
+        api.status = 0
+        assert await waiting == b"hello"
+        assert here.said == ["ns/pod-0: pod-0 does not have a host assigned; trying again", "forwarding again"]
 
 
 async def test_a_server_that_speaks_something_else() -> None:
