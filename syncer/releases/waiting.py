@@ -16,6 +16,8 @@ _PULLS = frozenset(
 _TROUBLES = frozenset(
     {"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "NetworkNotReady", "FailedScheduling", "ProvisioningFailed"}
 )
+_CONSEQUENCES = ("syncer", "coredns")
+"""Containers that end, or do not get ready, while the API server is not there."""
 _LOG_LINES = 3
 _SILENT_SECONDS = 5.0
 _REPEAT_SECONDS = 15.0
@@ -79,10 +81,14 @@ def _of_pod(pod: Obj, scene: Scene) -> str:
     scheduled = conditions.get("PodScheduled") or {}
     if scheduled.get("status") != "True":
         return _unscheduled(name, scheduled, scene)
-    for one in _statuses(pod):
-        if words := _of_container(name, one, scene):
-            return words
-    return _starting(pod, scene)
+    troubled = [(_weight(one), words) for one in _statuses(pod) if (words := _of_container(name, one, scene))]
+    return min(troubled, default=((True, 0), ""))[1] or _starting(pod, scene)
+
+
+def _weight(status: Obj) -> tuple[bool, int]:
+    """Of several troubles the one with the least is the cause: no image before all, and whom the others wait for before them."""
+    waiting = (status.get("state") or {}).get("waiting") or {}
+    return waiting.get("reason") not in _PULLS, _CONSEQUENCES.index(status["name"]) if status["name"] in _CONSEQUENCES else -1
 
 
 def _unscheduled(pod: str, condition: Mapping[str, str], scene: Scene) -> str:

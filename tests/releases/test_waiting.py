@@ -69,6 +69,23 @@ CAUSES: list[tuple[str, Scene, str]] = [
         "container vcluster ended with exit code 1, and is started again; it said: from the status",
     ),
     (
+        "several in trouble: the API server's is the cause",
+        Scene(
+            SET, [pod(*(container(name, state=waits("CrashLoopBackOff"), lastState=ENDED) for name in ("coredns", "syncer", "vcluster")))]
+        ),
+        "container vcluster ended with exit code 1, and is started again; it said: from the status",
+    ),
+    (
+        "CoreDNS ends for want of it, and so does the syncer",
+        Scene(SET, [pod(*(container(name, state=waits("CrashLoopBackOff"), lastState=ENDED) for name in ("coredns", "syncer")))]),
+        "container syncer ended with exit code 1, and is started again; it said: from the status",
+    ),
+    (
+        "an image that is missing is before all",
+        Scene(SET, [pod(container(state=waits("CrashLoopBackOff"), lastState=ENDED), container("coredns", state=waits("ErrImagePull")))]),
+        "the node has no image rancher/k3s:v9 for container coredns: ErrImagePull",
+    ),
+    (
         "killed",
         Scene(SET, [pod(container(state=waits("CrashLoopBackOff"), lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))]),
         "container vcluster ended with exit code 137 for want of memory, and is started again; it said nothing",
