@@ -130,6 +130,13 @@ def current(file: Path) -> str:
     return str(yaml.safe_load(file.read_text())["current-context"])
 
 
+def certificate(file: Path) -> str:
+    """Of the context that is current."""
+    document = yaml.safe_load(file.read_text())
+    (user,) = (one["user"] for one in document["users"] if one["name"] == document["current-context"])
+    return str(user["client-certificate-data"])
+
+
 def kubectl(host: HostCluster, file: Path, *words: str, check: bool = True) -> str:
     command = [str(host.binary("kubectl")), f"--kubeconfig={file}", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
@@ -266,6 +273,7 @@ def test_the_pod_is_replaced_and_the_host_s_api_server_restarts(red: Installed, 
             assert "namespace/default" in asking.result()
         connect.wait_for("forwarding again")
 
+        former = certificate(syncer.kubeconfig)
         (before,) = red.pods()
         red.host.api.delete(f"{red.path}/pods/red-0")
         wait_until(lambda: [pod["metadata"]["uid"] for pod in red.pods()] != [before["metadata"]["uid"]], "another pod", 90)
@@ -274,4 +282,5 @@ def test_the_pod_is_replaced_and_the_host_s_api_server_restarts(red: Installed, 
             return "namespace/default" in kubectl(host, syncer.kubeconfig, "get", "namespaces", "--output=name", check=False)
 
         wait_until(answers, "the new pod answers through the old listener", 120)
+        wait_until(lambda: certificate(syncer.kubeconfig) != former, "the context has the certificate that was renewed with the pod", 60)
         assert connect.end() == 0

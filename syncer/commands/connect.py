@@ -8,10 +8,10 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
-    from syncer.kube.types import Key
+    from syncer.kube.types import Key, Obj
     from syncer.releases.connection import Connection, Wishes
     from syncer.releases.contexts import Entry
     from syncer.releases.credentials import Endpoint
@@ -32,6 +32,7 @@ For example:
   syncer connect demo --service-account=default/robot --cluster-role=view --print > robot.kubeconfig
 """
 _LONGEST_TOKEN = 1 << 32
+_RENEW_SECONDS = 15.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +97,7 @@ async def _connect(
     import time
 
     from syncer import log
+    from syncer.releases import kubeconfigs
     from syncer.releases.connection import connected, find_near
     from syncer.releases.programs import run_program
     from syncer.releases.waiting import Progress
@@ -108,7 +110,10 @@ async def _connect(
         if connection.expires:
             terminal.say(f"the token is good until {connection.expires}")
         if arguments.program:
-            async with _temporary(connection.entry) as file:
+            async with (
+                _temporary(connection.entry) as file,
+                _renewing(connection, lambda entry: kubeconfigs.write(file, entry.standalone())),
+            ):
                 return await run_program(arguments.program, {**environ, "KUBECONFIG": str(file)})
         return await _hand_over(connection, arguments, environ, terminal)
 
@@ -126,68 +131,102 @@ async def _temporary(entry: Entry) -> AsyncIterator[Path]:
 
 
 async def _hand_over(connection: Connection, arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
-    from pathlib import Path
-
-    from syncer.releases import contexts, kubeconfigs
+    from syncer.releases import kubeconfigs
     from syncer.releases.hosts import kubeconfig_files
 
-    entry = connection.entry
     if arguments.print:
-        terminal.print(kubeconfigs.dump(entry.standalone()).rstrip())
+        terminal.print(kubeconfigs.dump(connection.entry.standalone()).rstrip())
         return await _stay(connection, terminal, "")
+    files = kubeconfig_files(environ, arguments.kube_config or arguments.kubeconfig)
+    place = Place(files, current=bool(arguments.kube_config) or arguments.update_current)
+    former = await asyncio.to_thread(place.enter, connection.entry)
+    context = connection.entry.context
     if arguments.kube_config:
-        file = Path(arguments.kube_config)
-        await asyncio.to_thread(
-            kubeconfigs.change, file, lambda document: contexts.with_current(contexts.with_entry(document, entry), entry.context)
-        )
-        return await _stay(connection, terminal, f"the kubeconfig {file} leads to it")
-    files = kubeconfig_files(environ, arguments.kubeconfig)
-    former = await asyncio.to_thread(_enter, files, entry, current=arguments.update_current)
+        words = f"the kubeconfig {arguments.kube_config} leads to it"
+    else:
+        words = f"the current context is now {context}" if place.current else f"there is now a context {context}"
+    if not connection.forwarded:
+        terminal.say(words if arguments.kube_config or not place.current else f"{words}; `syncer disconnect` leads back")
+        return 0
     try:
-        words = "the current context is now" if arguments.update_current else "there is now a context"
-        back = "" if connection.forwarded else "; `syncer disconnect` leads back"
-        return await _stay(connection, terminal, f"{words} {entry.context}{back}")
+        async with _renewing(connection, place.enter):
+            return await _stay(connection, terminal, words)
     finally:
-        if connection.forwarded:
-            now = await asyncio.to_thread(_leave, files, entry, former)
+        if not arguments.kube_config:
+            now = await asyncio.to_thread(place.leave, former)
             terminal.say(f"the current context is {now}" if now else "no context is current")
 
 
-def _enter(files: list[Path], entry: Entry, *, current: bool) -> str:
-    """Add the context, and return the one that was current before."""
-    from syncer.releases import contexts, kubeconfigs
+class Place:
+    """The kubeconfig that gets the context, which is made current there, or not. Its methods block."""
 
-    former = contexts.current(kubeconfigs.read(files))
+    def __init__(self, files: list[Path], *, current: bool) -> None:
+        self.files = files
+        self.current = current
+        self._entry: Entry | None = None
 
-    def edit(document: dict[str, object]) -> dict[str, object]:
-        document = contexts.with_entry(document, entry)
-        return contexts.with_current(document, entry.context) if current else document
+    def enter(self, entry: Entry) -> str:
+        """Add the context, or make it what it is now unless somebody else has, and return the one that was current before."""
+        from syncer.releases import contexts, kubeconfigs
 
-    kubeconfigs.change(kubeconfigs.to_write(files), edit)
-    return former
+        former = contexts.current(kubeconfigs.read(self.files))
+        had = self._entry
+
+        def edit(document: Obj) -> Obj:
+            if had is not None and not contexts.has(document, had):
+                return document
+            document = contexts.with_entry(document, entry)
+            return contexts.with_current(document, entry.context) if self.current and had is None else document
+
+        kubeconfigs.change(kubeconfigs.to_write(self.files), edit)
+        self._entry = entry
+        return former
+
+    def leave(self, former: str) -> str:
+        """Take the context away, as nothing answers there any more, and return the one that is current now."""
+        from syncer.releases import contexts, kubeconfigs
+
+        entry = self._entry
+        if entry is not None:
+            known = contexts.names(kubeconfigs.read(self.files))
+            kubeconfigs.change(kubeconfigs.to_write(self.files), lambda document: contexts.left(document, entry, former, known))
+        return contexts.current(kubeconfigs.read(self.files))
 
 
-def _leave(files: list[Path], entry: Entry, former: str) -> str:
-    """Take the context away, as nothing answers there any more, and return the one that is current now."""
-    from syncer.releases import contexts, kubeconfigs
+@asynccontextmanager
+async def _renewing(connection: Connection, write: Callable[[Entry], object]) -> AsyncIterator[None]:
+    """Meanwhile, have an entry written whose certificates are others by now."""
+    from syncer.errors import NETWORK_ERRORS, SyncerError
 
-    known = contexts.names(kubeconfigs.read(files))
-    kubeconfigs.change(kubeconfigs.to_write(files), lambda document: contexts.left(document, entry, former, known))
-    return contexts.current(kubeconfigs.read(files))
+    async def follow() -> None:
+        last = connection.entry
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            try:
+                entry = await connection.renewed()
+                if entry != last:
+                    await asyncio.to_thread(write, entry)
+                last = entry
+            except (SyncerError, *NETWORK_ERRORS):
+                continue  # what is there may still do, and the next time comes soon
+
+    following = asyncio.create_task(follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _stay(connection: Connection, terminal: Terminal, words: str) -> int:
     """Until somebody ends it, if anything has to go on running here."""
     from syncer.releases.programs import ENDINGS, handling
 
-    if not connection.forwarded:
-        if words:
-            terminal.say(words)
-        return 0
-    ended = asyncio.Event()
-    with handling(ENDINGS, lambda _: ended.set()):
-        terminal.say("; ".join(filter(None, (words, f"{connection.entry.cluster['server']} leads to it until Ctrl-C"))))
-        await ended.wait()
+    if connection.forwarded:
+        ended = asyncio.Event()
+        with handling(ENDINGS, lambda _: ended.set()):
+            terminal.say("; ".join(filter(None, (words, f"{connection.entry.cluster['server']} leads to it until Ctrl-C"))))
+            await ended.wait()
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from syncer.errors import NETWORK_ERRORS, ConfigError, Forbidden, NoSuchCluster, NotFound, SyncerError
@@ -18,7 +18,7 @@ from syncer.releases.release import SELECTOR, Release, Status, find_release
 from syncer.releases.waiting import why_not_ready
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from syncer.kube.client import Client
     from syncer.kube.types import Obj
@@ -48,10 +48,15 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Connection:
-    """`entry` is for a kubeconfig, and works for as long as the port is forwarded, if it is; `expires` is that of a token."""
+    """`entry` is for a kubeconfig, and works for as long as the port is forwarded, if it is; `expires` is that of a token.
+
+    `renewed` asks the host for the entry as it should be by now, since certificates do not last, and raises SyncerError or a network
+    error. A token is not renewed.
+    """
 
     entry: contexts.Entry
     forwarded: bool
+    renewed: Callable[[], Awaitable[contexts.Entry]] = field(repr=False)
     expires: str = ""
 
 
@@ -129,7 +134,14 @@ async def connected(
         assert there is not None
         name = contexts.Origin(release.name, release.namespace, context).context
         entry = contexts.Entry(name, there.cluster(credentials), credentials.user, credentials.namespace)
-        yield Connection(entry, endpoint is None, expires)
+
+        async def renewed() -> contexts.Entry:
+            if wishes.service_account is not None:
+                return entry
+            now = credentials_in(await host.get(SECRETS, Key(release.namespace, f"vc-{release.name}")))
+            return contexts.Entry(name, there.cluster(now), now.user, now.namespace)
+
+        yield Connection(entry, endpoint is None, renewed, expires)
 
 
 def require_running(release: Release) -> None:

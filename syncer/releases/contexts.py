@@ -76,9 +76,14 @@ def with_entry(document: Obj, entry: Entry) -> Obj:
     return _put(document, "contexts", "context", entry.context, {**had, **chosen})
 
 
+def has(document: Obj, entry: Entry) -> bool:
+    """Whether the context still leads where it did; not so when somebody else made it anew."""
+    return _named(document, "clusters", "cluster", entry.context) == entry.cluster
+
+
 def without_entry(document: Obj, entry: Entry) -> Obj:
     """Without the context, unless its cluster is another by now: then somebody else made it anew."""
-    if _named(document, "clusters", "cluster", entry.context) != entry.cluster:
+    if not has(document, entry):
         return document
     return {
         key: [one for one in value if not (isinstance(one, dict) and one.get("name") == entry.context)]
