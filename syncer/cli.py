@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         parser.error(f"{arguments.command} takes no command after --")
     arguments.program = program
     terminal = Terminal(sys.stdout, sys.stderr)
+
+    from syncer import log  # only now, so that --help and mistakes are answered at once
+
+    log.configure("console", "warning")  # on standard error: standard output is the user's
     try:
         code = asyncio.run(command(arguments.command).run(arguments, os.environ if environ is None else environ, terminal))
     except NoSuchCluster as error:

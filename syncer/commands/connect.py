@@ -96,13 +96,11 @@ async def _connect(
 ) -> int:
     import time
 
-    from syncer import log
     from syncer.releases import kubeconfigs
     from syncer.releases.connection import connected, find_near
     from syncer.releases.programs import run_program
     from syncer.releases.waiting import Progress
 
-    log.configure("console", "warning")  # standard output is the user's
     name: str = arguments.name
     host, release = await find_near(hosts, name, namespace)
     progress = Progress(f"waiting for {name}", terminal.say, time.monotonic, arguments.timeout)

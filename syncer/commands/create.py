@@ -100,17 +100,19 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
         return 0
     terminal.say(f"{where} is ready after {progress.elapsed:.0f} s" + (f", at https://{address}" if address else ""))
     if arguments.connect:
-        return await _connect(host, chosen, arguments.program, environ, terminal)
+        return await _connect(host, chosen, arguments, environ, terminal)
     terminal.say(f"`syncer connect {name} --namespace={chosen.namespace}` leads to it")
     return 0
 
 
-async def _connect(host: Host, made: Wanted, program: list[str], environ: Mapping[str, str], terminal: Terminal) -> int:
+async def _connect(host: Host, made: Wanted, given: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
     """As if it had been typed."""
     from syncer.commands import command
 
     connect = command("connect")
     parser = argparse.ArgumentParser(prog="syncer connect", allow_abbrev=False)
     connect.add_arguments(parser)
-    words = [made.name, f"--namespace={made.namespace}", f"--kubeconfig={host.kubeconfig}", f"--context={host.context}"]
-    return await connect.run(parser.parse_args(words, argparse.Namespace(program=program)), environ, terminal)
+    words = [made.name, f"--namespace={made.namespace}", f"--context={host.context}"]
+    if given.kubeconfig:  # else the context goes where kubectl would write it
+        words.append(f"--kubeconfig={given.kubeconfig}")
+    return await connect.run(parser.parse_args(words, argparse.Namespace(program=given.program)), environ, terminal)
