@@ -120,5 +120,31 @@ def test_with_the_volume_kept_all_comes_back(host: HostCluster, install: Install
         assert blue.api.find(blue.api.path_of(obj)) is not None
 
 
+def test_with_the_data_lost_nothing_is_touched_and_it_is_told(host: HostCluster, install: Install) -> None:
+    """An emptyDir is gone for good: what starts is another cluster, and what runs on the host belongs to the old one."""
+    blue = install("lost", "team-lost")
+    spec = {"containers": [{"name": "main", "image": BUSYBOX, "command": ["sleep", "1d"]}], "terminationGracePeriodSeconds": 0}
+    metadata = {"name": "app", "namespace": "default"}
+    blue.api.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    wait_until(lambda: pod(blue) is not None, "the tenant's pod is ready", 60)
+    file = blue.directory / "saved.json"
+    file.write_text(save(host, "team-lost"))
+    host.api.delete(blue.path)
+    wait_until(lambda: host.api.find(blue.path) is None, "the namespace is gone", 120)
+    host.create_namespace("team-lost")
+    for _ in range(2):
+        kubectl(host, "apply", f"--filename={file}", check=False)
+    wait_until(lambda: any(is_ready(one) for one in blue.tenant_pods()), "the restored pod of the tenant runs", 90)
+
+    def told() -> bool:
+        events = host.api.get(f"{blue.path}/events")["items"]
+        return any(one["reason"] == "FenceClosed" and one["involvedObject"]["name"] == "vc-lost-owner" for one in events)
+
+    wait_until(told, "it is told", 90)
+    before = {one["metadata"]["uid"] for one in blue.tenant_pods()}
+    wait_until(lambda: "lost its data" in blue.logs(), "the log says so", 30)
+    assert {one["metadata"]["uid"] for one in blue.tenant_pods() if is_ready(one)} == before
+
+
 def is_released(host: HostCluster, volume: str) -> bool:
     return bool(host.api.get(f"/api/v1/persistentvolumes/{volume}")["status"]["phase"] == "Released")
