@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from e2e.lab.api import Obj
     from e2e.lab.host import HostCluster
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.node, pytest.mark.long, pytest.mark.timeout(400)]
 
 NAMESPACE = "team-kept"
 MERGE = "application/merge-patch+json"
