@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from syncer.kube.types import (
     CONFIGMAPS,
+    ENDPOINTS,
     LEASES,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
     SECRETS,
     SERVICE_ACCOUNTS,
+    SERVICES,
     Key,
     Resource,
     annotations_of,
@@ -120,7 +122,16 @@ def belongings(items: Iterable[Item], name: str, namespace: str) -> list[Item]:
     } | owners
     while more := {item.uid for item in items if item.uid not in found and _owners(item.obj) & found}:
         found |= more
+    services = {item.key for item in items if item.resource == SERVICES and item.uid in found}
+    # The host's controllers make them, without an owner.
+    found |= {item.uid for item in items if item.resource == ENDPOINTS and item.key in services}
     return [item for item in items if item.uid in found]
+
+
+def is_record(item: Item, name: str) -> bool:
+    """Whether Helm keeps a revision of a release of that name in it, of whatever chart."""
+    labels = labels_of(item.obj)
+    return item.resource in (SECRETS, CONFIGMAPS) and (labels.get("owner"), labels.get("name")) == ("helm", name)
 
 
 def is_claim(item: Item) -> bool:

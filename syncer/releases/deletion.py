@@ -16,19 +16,16 @@ from typing import TYPE_CHECKING
 from syncer.errors import ConfigError, Conflict, Forbidden, NoSuchCluster, NotFound
 from syncer.kube.types import (
     CONFIGMAPS,
-    NAMESPACES,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     PODS,
-    Key,
-    annotations_of,
     is_deleting,
     key_of,
-    uid_of,
 )
 from syncer.naming import LABEL_CLUSTER
-from syncer.releases.belongings import CREATED, Item, belongings, foreign, is_claim, others
-from syncer.releases.readiness import until
+from syncer.releases import namespaces
+from syncer.releases.belongings import Item, belongings, is_claim, is_record
+from syncer.releases.readiness import LOOK_SECONDS, until
 from syncer.releases.release import STATEFUL_SETS, find_release
 from syncer.releases.survey import Survey, elsewhere
 
@@ -129,22 +126,26 @@ class Deletion:
     async def run(self) -> Deleted:
         """All of it. Raises NoSuchCluster if nothing is there, TooLate if something does not go."""
         records = [record for record in await self._helm.records(self._name, self._namespace) if record.ours]
-        own = await self._look()
+        everything, own = await self._look()
         if not own and not records:
             raise NoSuchCluster(f"there is nothing of a virtual cluster {self._name!r} in namespace {self._namespace}; see `syncer list`")
         await self._refuse_others()
+        namespace = await namespaces.to_go(self._host, self._namespace, self._wishes.namespace)
+        going = {item.uid for item in own if not self._keeps(item)}
+        strangers = [item for item in everything if item.uid not in going and not (records and is_record(item, self._name))]
+        if begun := namespace is not None and not namespaces.why_kept(strangers, self._survey.unseen):
+            await namespaces.delete(self._host, namespace)  # the host lets 5 s pass before it begins with that
         await self._stop_control_plane(own)
         await self._detach_claims()
         if records:
             pods = [item for item in own if item.resource == PODS]
             await asyncio.gather(self._helm.uninstall(self._name, self._namespace), *(self._delete(item) for item in pods))
-        for item in own:
-            if not self._keeps(item):
-                self._done.removed[item.uid] = item
+        self._done.removed |= {item.uid: item for item in own if item.uid in going}
         await until(self._sweep, self._progress, "something keeps it; its finalizers tell who, see kubectl get -o yaml; run it again then")
         self._done.unseen = sorted(self._survey.unseen, key=str)
         self._done.volumes = await self._volumes()
-        self._done.namespace = await self._remove_namespace()
+        if namespace is not None:
+            self._done.namespace = await self._end_namespace(namespace, begun=begun)
         return self._done
 
     async def _refuse_others(self) -> None:
@@ -152,9 +153,10 @@ class Deletion:
         with suppress(NoSuchCluster):
             (await find_release(self._host, self._name, self._namespace)).require_ours()
 
-    async def _look(self) -> list[Item]:
+    async def _look(self) -> tuple[list[Item], list[Item]]:
+        """Everything in the namespace, and what is its own there and elsewhere."""
         found, more = await asyncio.gather(self._survey.everything(), elsewhere(self._host, self._name, self._namespace))
-        return belongings([*found, *more], self._name, self._namespace)
+        return found, belongings([*found, *more], self._name, self._namespace)
 
     async def _stop_control_plane(self, own: list[Item]) -> None:
         """With claims that are kept it may end as it likes: it has data to write."""
@@ -178,7 +180,7 @@ class Deletion:
         """Kept claims have no owner any more that would take them along."""
         if not self._wishes.keep_claims:
             return
-        own = await self._look()
+        _, own = await self._look()
         for item in own:
             if is_claim(item) and item.obj["metadata"].get("ownerReferences"):
                 metadata = {"uid": item.uid, "resourceVersion": item.obj["metadata"]["resourceVersion"], "ownerReferences": None}
@@ -186,7 +188,7 @@ class Deletion:
 
     async def _sweep(self) -> str:
         """Delete what is left; in words, what does not go."""
-        own = await self._look()
+        _, own = await self._look()
         left = [item for item in own if not self._keeps(item)]
         self._done.kept = [item for item in own if self._keeps(item)]
         for item in left:
@@ -216,43 +218,17 @@ class Deletion:
             return []
         return [fate(volume) for volume in volumes if ((volume.get("spec") or {}).get("claimRef") or {}).get("uid") in claims]
 
-    async def _remove_namespace(self) -> str:
-        """In words what became of it; "" if nobody wanted it gone."""
-        name, key = self._namespace, Key("", self._namespace)
-        try:
-            namespace = await self._host.get(NAMESPACES, key)
-        except (NotFound, Forbidden):
-            return ""
-        wanted = CREATED in annotations_of(namespace) if self._wishes.namespace is None else self._wishes.namespace
-        if not wanted:
-            return ""
-        self._progress.waits("looking for what else is in the namespace")
-        items = await self._strangers()
-        if neighbours := others(items):
-            return f"Namespace {name} kept: other virtual clusters live in it: {', '.join(neighbours)}"
-        if items:
-            return f"Namespace {name} kept: there are other things in it: {', '.join(map(str, items[:_SHOWN]))}"
-        with suppress(NotFound, Conflict):
-            await self._host.delete(NAMESPACES, key, uid=uid_of(namespace))
-
-        async def there() -> str:
-            try:
-                found = await self._host.get(NAMESPACES, key)
-            except NotFound:
-                return ""
-            why = [item.get("message", "") for item in (found.get("status") or {}).get("conditions") or () if item.get("status") == "True"]
-            return f"namespace {name} is still ending: {'; '.join(why)}".rstrip(": ")
-
-        await until(there, self._progress, f"see kubectl get namespace {name} -o yaml; the virtual cluster itself is gone")
-        return f"Namespace {name} deleted"
-
-    async def _strangers(self) -> list[Item]:
+    async def _end_namespace(self, namespace: Obj, *, begun: bool) -> str:
+        """In words what became of it."""
         deadline = self._progress.elapsed + _SETTLE_SECONDS
-        while items := foreign(await self._survey.everything()):
+        while not begun and (why := namespaces.why_kept(await self._survey.everything(), self._survey.unseen)):
             if self._progress.elapsed > deadline:
-                return items
-            await asyncio.sleep(0.25)
-        return []
+                return f"Namespace {self._namespace} kept: {why}"
+            await asyncio.sleep(LOOK_SECONDS)
+        if not begun:
+            await namespaces.delete(self._host, namespace)
+        await namespaces.wait_gone(self._host, namespace, self._progress)
+        return f"Namespace {self._namespace} deleted"
 
 
 def _owners(item: Item) -> set[str]:

@@ -20,6 +20,9 @@ CLUSTER_ROLES = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "Clu
 CLUSTER_ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
 
+_NOT_THERE = (404, 405)
+
+
 class Survey:
     """Looks into one namespace. What may not be listed is left out, and named in `unseen`."""
 
@@ -43,9 +46,9 @@ class Survey:
         try:
             return [Item(resource, obj) for obj in await self._host.list_all(resource, self._namespace, metadata_only=True)]
         except ApiError as error:
-            if isinstance(error, Forbidden):
+            if error.status not in _NOT_THERE:
                 self.unseen.add(resource)
-            return []  # a type that went away, or whose own API server is down: nothing of ours is kept there
+            return []
 
 
 async def elsewhere(host: Client, name: str, namespace: str) -> list[Item]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from syncer.kube.types import CONFIGMAPS, LEASES, NODES, PERSISTENT_VOLUME_CLAIMS, PODS, SECRETS, SERVICES, Obj, Resource
+from syncer.kube.types import CONFIGMAPS, ENDPOINTS, LEASES, NODES, PERSISTENT_VOLUME_CLAIMS, PODS, SECRETS, SERVICES, Obj, Resource
 from syncer.naming import Names
 from syncer.releases.belongings import Item, belongings, foreign, others
+from syncer.releases.namespaces import why_kept
 from syncer.releases.release import STATEFUL_SETS
 from syncer.releases.survey import CLUSTER_ROLES
 from syncer.translate.kubelets import node_service
@@ -93,6 +94,11 @@ def test_what_is_owned_by_its_own_is_its_own_at_any_depth() -> None:
     assert belongings([third, stranger, second, first], "demo", "team") == [third, second, first]
 
 
+def test_endpoints_follow_their_service() -> None:
+    service, endpoints = item(SERVICES, "demo", labels=CHART), item(ENDPOINTS, "demo")
+    assert belongings([endpoints, item(ENDPOINTS, "other"), service], "demo", "team") == [endpoints, service]
+
+
 def test_of_a_name_that_is_the_end_of_another() -> None:
     """`data-a-demo-0` is a claim of a-demo, whose labels say so."""
     claim = item(PERSISTENT_VOLUME_CLAIMS, "data-a-demo-0", labels={"app": "vcluster", "release": "a-demo"})
@@ -119,3 +125,11 @@ def test_neighbours() -> None:
         item(CONFIGMAPS, "vc--owner"),
     ]
     assert others(items) == ["one", "two"]
+
+
+def test_why_a_namespace_stays() -> None:
+    mine, neighbour = item(CONFIGMAPS, "mine"), item(CONFIGMAPS, "vc-two-owner", labels={CLUSTER: "two"})
+    assert why_kept([item(CONFIGMAPS, "kube-root-ca.crt")], ()) == ""
+    assert why_kept([mine], ()) == "there are other things in it: ConfigMap mine"
+    assert why_kept([mine, neighbour], ()) == "other virtual clusters live in it: two"
+    assert why_kept([], [LEASES]) == "something else may be in it, of types that may not be looked at: leases.coordination.k8s.io"
