@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from e2e.commands import Commands
+from e2e.controlplanes import k8s_values
 from e2e.installed import Installed, merged
 from e2e.inventory import Where, differences, inventory
-from e2e.lab import installation, provisioner
+from e2e.lab import installation, k8s_images, node, provisioner
 from e2e.lab.api import wait_until
 from e2e.lab.images import BUSYBOX
 
@@ -55,7 +56,7 @@ def cleared(host: HostCluster, syncer: Commands) -> Iterator[None]:
     yield
     for row in json.loads(syncer.run("list", "-ojson").out or "[]"):
         syncer.run("delete", row["name"], f"--namespace={row['namespace']}")
-    assert host.running()
+    wait_until(lambda: not host.api.get("/api/v1/persistentvolumes")["items"], "the provisioner has removed the volumes", 90)
 
 
 def connected(host: HostCluster, name: str) -> Installed:
@@ -130,6 +131,12 @@ def addresses(demo: Installed) -> dict[str, Any]:
     }
 
 
+def claimed(demo: Installed) -> dict[str, str]:
+    """The host's claims, and their UIDs."""
+    found = demo.host.api.get(f"{demo.path}/persistentvolumeclaims")["items"]
+    return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found}
+
+
 def left(host: HostCluster, before: dict[Where, str]) -> list[str]:
     """What is there that was not, and what is not there that was; but for the pods of the provisioner."""
     found = differences(before, inventory(host.api))
@@ -141,25 +148,37 @@ def running(host: HostCluster, namespace: str) -> list[str]:
     return sorted(one["metadata"]["name"] for one in found if one["status"].get("phase") not in ("Succeeded", "Failed"))
 
 
+@pytest.mark.long
+def test_so_does_a_pause_of_upstream_images(host: HostCluster, syncer: Commands, values: Path, tmp_path: Path) -> None:
+    """Their data is in an etcd with a StatefulSet of its own."""
+    node.import_images(host.lab, *k8s_images.build())
+    more = tmp_path / "k8s.yaml"
+    more.write_text(yaml.safe_dump(k8s_values()))
+    a_pause_brings_the_same_state_back(host, syncer, f"--values={values}", f"--values={more}", "--set=storage.persistence=true")
+
+
 def test_a_pause_brings_the_same_state_back(host: HostCluster, syncer: Commands, values: Path) -> None:
-    syncer.run("create", "slept", f"--values={values}").succeeded()
+    a_pause_brings_the_same_state_back(host, syncer, f"--values={values}")
+
+
+def a_pause_brings_the_same_state_back(host: HostCluster, syncer: Commands, *chosen: str) -> None:
+    syncer.run("create", "slept", *chosen).succeeded()
     demo = connected(host, "slept")
     everything(demo)
-    before, services = phases(demo), addresses(demo)
+    before, services, claims = phases(demo), addresses(demo), claimed(demo)
     began = time.monotonic()
     syncer.run("pause", "slept").succeeded()
     paused = time.monotonic()
     assert running(host, "vcluster-slept") == []
-    assert "data-slept-0" in [one["metadata"]["name"] for one in host.api.get(f"{demo.path}/persistentvolumeclaims")["items"]]
     syncer.run("pause", "slept").succeeded()
     again = time.monotonic()
     syncer.run("resume", "slept").succeeded()
     resumed = time.monotonic()
     demo.wait_ready()
-    wait_until(lambda: len(running(host, "vcluster-slept")) == 6, "the control plane and all that did not end run on the host", 120)
+    wait_until(lambda: len(demo.tenant_pods()) == len(before), "all have host pods", 120)
     wait_until(lambda: phases(demo) == before, "they are the same pods as before", 120)
     print(f"pause {paused - began:.1f} s, resume {resumed - again:.1f} s, all pods {time.monotonic() - again:.1f} s")
-    assert addresses(demo) == services
+    assert (addresses(demo), claimed(demo)) == (services, claims)
     wait_until(
         lambda: demo.kubectl("exec", "db-0", "--", "cat", "/data/log", check=False) == "started\nstarted\n", "its claim has its data", 60
     )
@@ -184,20 +203,22 @@ def test_nothing_is_left(host: HostCluster, syncer: Commands, values: Path) -> N
     print(f"create to first answer {answered - began:.1f} s, delete {time.monotonic() - deleting:.1f} s\n{deleted.out}")
     assert "PersistentVolumeClaim data-brief-0" in deleted.out
     assert "Namespace vcluster-brief deleted" in deleted.out
-    wait_until(lambda: left(host, before) == [], "the provisioner has removed the volumes", 90)
+    wait_until(lambda: not host.api.get("/api/v1/persistentvolumes")["items"], "the provisioner has removed the volumes", 90)
     assert left(host, before) == []
 
 
+@pytest.mark.long
 def test_a_paused_one_goes_too(host: HostCluster, syncer: Commands, values: Path) -> None:
     before = inventory(host.api)
     syncer.run("create", "halted", f"--values={values}").succeeded()
     everything(connected(host, "halted"))
     syncer.run("pause", "halted").succeeded()
     syncer.run("delete", "halted").succeeded()
-    wait_until(lambda: left(host, before) == [], "the provisioner has removed the volumes", 90)
+    wait_until(lambda: not host.api.get("/api/v1/persistentvolumes")["items"], "the provisioner has removed the volumes", 90)
     assert left(host, before) == []
 
 
+@pytest.mark.long
 def test_it_says_which_image_is_missing(host: HostCluster, syncer: Commands, values: Path) -> None:
     late = syncer.run("create", "blind", f"--values={values}", "--set=vcluster.image=lab.local/none:1", "--timeout=15s")
     assert late.code == 4
