@@ -30,7 +30,11 @@ Exit codes: {" ".join((__doc__ or "").partition("Exit codes: ")[2].split())}
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> NoReturn:
-    """Run one command and exit; by default that of the process's arguments and environment."""
+    """Run one command and exit; by default that of the process's arguments and environment.
+
+    Whoever gives arguments of his own is a program of his own, whose logging stays as it is.
+    """
+    whole = argv is None
     if argv is None:
         asked = ["completion", "kubectl", "--"] if os.path.basename(sys.argv[0]) == _PLUGIN_COMPLETION else []
         argv = [*asked, *sys.argv[1:]]
@@ -42,10 +46,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         parser.error(f"{arguments.command} takes no command after --")
     arguments.program = program
     terminal = Terminal(sys.stdout, sys.stderr)
+    if whole:
+        from syncer import log  # only now, so that --help and mistakes are answered at once
 
-    from syncer import log  # only now, so that --help and mistakes are answered at once
-
-    log.configure("console", "warning")  # on standard error: standard output is the user's
+        log.configure("console", "warning")  # on standard error: standard output is the user's
     try:
         code = asyncio.run(command(arguments.command).run(arguments, os.environ if environ is None else environ, terminal))
     except NoSuchCluster as error:
