@@ -13,9 +13,8 @@ from syncer.releases import contexts
 from syncer.releases.credentials import CONFIG, bind, credentials_in, make_token, open_virtual, with_token
 from syncer.releases.endpoints import front_services, listening, problem, reachable
 from syncer.releases.portforward import LOOPBACK, PortForward
-from syncer.releases.readiness import scene, until
+from syncer.releases.readiness import until, why
 from syncer.releases.release import SELECTOR, Release, Status, find_release
-from syncer.releases.waiting import why_not_ready
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -162,9 +161,7 @@ async def _administrator(host: Client, release: Release, progress: Progress) -> 
         pods = await host.list_all(PODS, release.namespace, label_selector=f"{SELECTOR},release={release.name}")
         if choose_pod(pods) is None:
             late = progress.wants_reason or progress.elapsed + 1 >= progress.limit
-            return (
-                why_not_ready(await scene(host, Key(release.namespace, release.name), release.stateful_set)) if late else "it is starting"
-            )
+            return await why(host, Key(release.namespace, release.name), release.stateful_set) if late else "it is starting"
         try:
             secret = await host.get(SECRETS, key)
         except NotFound:

@@ -13,9 +13,9 @@ from syncer.kube import codec
 from syncer.kube.types import CONFIGMAPS, LEASES, Key, key_of
 from syncer.proxy.statuspage import API_VERSION, KIND
 from syncer.releases.portforward import PortForward
-from syncer.releases.readiness import scene
+from syncer.releases.readiness import why
 from syncer.releases.standing import Findings
-from syncer.releases.waiting import is_ready, why_not_ready
+from syncer.releases.waiting import is_ready
 from syncer.runtime.leader import lease_key
 from syncer.sync.fence import owner_key
 
@@ -73,9 +73,9 @@ async def find_out(host: Client, release: Release) -> Findings:
     name, namespace = release.name, release.namespace
     running = [key_of(pod) for pod in release.pods if (pod.get("status") or {}).get("phase") == "Running"]
     pages = await asyncio.gather(*(_page(host, pod) for pod in running))
-    why = "" if is_ready(release.stateful_set) else why_not_ready(await scene(host, Key(namespace, name), release.stateful_set))
+    reason = "" if is_ready(release.stateful_set) else await why(host, Key(namespace, name), release.stateful_set)
     found = await of_host(host, name, namespace)
-    return replace(found, release=release, why_not_ready=why, pages={pod.name: page for pod, page in zip(running, pages, strict=True)})
+    return replace(found, release=release, why_not_ready=reason, pages={pod.name: page for pod, page in zip(running, pages, strict=True)})
 
 
 async def of_host(host: Client, name: str, namespace: str) -> Findings:

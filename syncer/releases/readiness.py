@@ -71,11 +71,11 @@ async def why(host: Client, key: Key, stateful_set: Obj | None) -> str:
     datastores = await _listed(host.list_all(STATEFUL_SETS, key.namespace, label_selector=f"{DATASTORE},release={key.name}"))
     late = next((one for one in datastores if not is_ready(one)), None)
     if late is not None:
-        return f"its datastore: {why_not_ready(await scene(host, key_of(late), late, f'{DATASTORE},release={key.name}'))}"
-    return why_not_ready(await scene(host, key, stateful_set))
+        return f"its datastore: {why_not_ready(await _scene(host, key_of(late), late, f'{DATASTORE},release={key.name}'))}"
+    return why_not_ready(await _scene(host, key, stateful_set))
 
 
-async def scene(host: Client, key: Key, stateful_set: Obj | None, selector: str = "") -> Scene:
+async def _scene(host: Client, key: Key, stateful_set: Obj | None, selector: str = "") -> Scene:
     """What there is to explain a StatefulSet with; without what may not be read. `selector` finds its pods, by default the syncer's."""
     selector = selector or f"{SELECTOR},release={key.name}"
     pods, claims = await asyncio.gather(
