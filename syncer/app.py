@@ -21,7 +21,7 @@ import structlog
 
 from syncer import resources
 from syncer.controlplane.preparation import open_upkeep
-from syncer.errors import NETWORK_ERRORS, ApiError
+from syncer.errors import NETWORK_ERRORS, ApiError, ConfigError, SyncerError
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
 from syncer.kube.types import SERVICES, Key, Side
@@ -57,6 +57,8 @@ T = TypeVar("T")
 
 log = structlog.get_logger("syncer.app")
 
+_BEING_WRITTEN = 10.0
+"""Seconds for which a file that makes no sense may be one that is being written."""
 _ASK_AGAIN = 300.0
 """Seconds between two looks at what the host allows."""
 
@@ -247,16 +249,9 @@ class App:
 
     async def _credentials(self, side: Side, kubeconfig: str) -> Cluster:
         """The virtual control plane writes its kubeconfig when it starts, so that file may come later; anything else wrong is final."""
-        if side is Side.VIRTUAL:
-            await self._until_written(Path(kubeconfig))
-        return await load_cluster(kubeconfig or None)
-
-    async def _until_written(self, path: Path) -> None:
-        async def look() -> None:
-            if not path.exists():  # noqa: ASYNC240  one stat, at start
-                raise FileNotFoundError("no such file yet; the virtual control plane writes it when it starts, else check --kube-config")
-
-        await self._insist(f"the kubeconfig {path} of the virtual cluster", look)
+        if side is Side.HOST:
+            return await load_cluster(kubeconfig or None)
+        return await self._insist(f"the kubeconfig {kubeconfig} of the virtual cluster", lambda: _load_written(Path(kubeconfig)))
 
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         result = await insist(what, attempt, tell=self._wait_for)
@@ -396,6 +391,20 @@ class App:
         yield Reading(Measure.LEADER, (), float(self._leads))
         if self._work is not None:
             yield from self._work.readings()
+
+
+async def _load_written(path: Path) -> Cluster:
+    """Raises ConfigError for what is wrong with a file that nobody is writing just now; else what is worth another look."""
+    try:
+        age = time.time() - path.stat().st_mtime  # noqa: ASYNC240  one stat, at start
+    except FileNotFoundError:
+        raise FileNotFoundError("no such file yet; the virtual control plane writes it when it starts, else check --kube-config") from None
+    try:
+        return await load_cluster(str(path))
+    except ConfigError as error:
+        if age < _BEING_WRITTEN:
+            raise SyncerError(str(error)) from None
+        raise
 
 
 def _client_readings(clients: Iterable[Client]) -> Iterable[Reading]:

@@ -79,7 +79,7 @@ def test_the_command_line_wins_over_the_file_and_that_over_the_environment() -> 
     [
         ([*NEEDED, "--enable-everything"], {}, "flag provided but not defined: -enable-everything"),
         ([*NEEDED, "--enable-everything=1"], {}, "flag provided but not defined: -enable-everything"),
-        (NEEDED, {"enabel": 1}, "flag provided but not defined: -enabel (in the configuration file)"),
+        (NEEDED, {"everything": 1}, "flag provided but not defined: -everything (in the configuration file)"),
         ([*NEEDED, "--token"], {}, "flag needs an argument: -token"),
         ([*NEEDED, "agent"], {}, "agent: k3s server takes flags only"),
         ([*NEEDED, "--debug=perhaps"], {}, "invalid boolean value 'perhaps' for -debug"),
