@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from e2e.lab.api import wait_until
-from syncer.kube.types import ENDPOINTS, EVENTS, SERVICES, Key
+from e2e.lab.api import ApiFailure, wait_until
+from syncer.kube.types import ENDPOINTS, EVENTS, MUTATING_WEBHOOKS, SERVICES, Key
 from syncer.naming import Names
 from syncer.translate.services import PENDING
 
@@ -75,6 +75,22 @@ class ServicePairs:
         selector = f"involvedObject.name={name},involvedObject.kind={kind}"
         found: list[Obj] = self.virtual.get(EVENTS.path("default"), fieldSelector=selector)["items"]
         return [event for event in found if not event.get("reportingComponent", "").endswith("allocator-repair-controller")]
+
+    def remove_admission(self) -> None:
+        """Take the webhook out from under a stopped syncer, so that Services are made without it.
+
+        The API server asks a webhook for some moments after its configuration is gone.
+        """
+        for item in self.virtual.get(MUTATING_WEBHOOKS.path())["items"]:
+            self.virtual.delete(MUTATING_WEBHOOKS.path("", item["metadata"]["name"]))
+        wait_until(self._admits_unasked, "the API server makes Services without asking")
+
+    def _admits_unasked(self) -> bool:
+        try:
+            self.virtual.request("POST", SERVICES.path("default"), service("probe"), params={"dryRun": "All"})
+        except ApiFailure:
+            return False
+        return True
 
     def endpoints(self, name: str, *addresses: str) -> None:
         """Hand-made Endpoints of a Service without selector."""

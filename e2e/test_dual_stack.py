@@ -14,7 +14,6 @@ from e2e.lab.state import HOST_SERVICE_RANGE, Lab
 from e2e.lab.teardown import down
 from e2e.lab.virtual import VirtualCluster
 from e2e.servicepairs import ServicePairs, service
-from syncer.kube.types import MUTATING_WEBHOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,8 +107,7 @@ def test_a_second_family_comes_and_goes(both: ServicePairs) -> None:
 
 def test_both_addresses_are_put_right(daemon: Daemon, both: ServicePairs) -> None:
     daemon.stop()
-    for item in both.virtual.get(MUTATING_WEBHOOKS.path())["items"]:
-        both.virtual.delete(MUTATING_WEBHOOKS.path("", item["metadata"]["name"]))
+    both.remove_admission()
     before = both.create(service("early", ipFamilyPolicy="PreferDualStack"))
     daemon.start()
     after = both.settle("early")

@@ -10,7 +10,7 @@ import pytest
 
 from e2e.lab.api import ApiFailure, wait_until
 from e2e.servicepairs import MERGE, ServicePairs, service
-from syncer.kube.types import ENDPOINTS, MUTATING_WEBHOOKS, RESOURCE_QUOTAS, SERVICES
+from syncer.kube.types import ENDPOINTS, RESOURCE_QUOTAS, SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -280,8 +280,7 @@ def _both(pairs: ServicePairs, name: str) -> list[str]:
 
 def test_services_that_were_made_without_admission_are_readdressed_in_place(daemon: Daemon, pairs: ServicePairs) -> None:
     daemon.stop()
-    for item in pairs.virtual.get(MUTATING_WEBHOOKS.path())["items"]:
-        pairs.virtual.delete(MUTATING_WEBHOOKS.path("", item["metadata"]["name"]))
+    pairs.remove_admission()
     names = ["early-balanced", "early-by-hand", "early-headless", "early-plain"]
     pairs.create(service("early-balanced", type="LoadBalancer", externalTrafficPolicy="Local", loadBalancerSourceRanges=["192.0.2.0/24"]))
     pairs.create(service("early-by-hand"))
