@@ -15,9 +15,10 @@ from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
 from syncer.kube.types import CONFIGMAPS, SERVICE_ACCOUNTS, Key, Obj, Resource, Side, key_of, uid_of
 from syncer.kube.watch import Apply, Delete, Failed, Init, InitApply, InitDone, State, Watcher, WatchEvent
+from tests.patience import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from e2e.fixtures import StartVirtual
     from e2e.lab.virtual import VirtualCluster
@@ -107,12 +108,6 @@ async def mirror(watcher: Watcher) -> AsyncIterator[Mirror]:
     finally:
         running.cancel()
         await asyncio.wait([running])
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (conditions on servers; these set no events)
-            await asyncio.sleep(0.02)
 
 
 async def content(client: Client) -> dict[Key, Obj]:

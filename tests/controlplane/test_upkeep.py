@@ -25,6 +25,7 @@ from syncer.kube.types import SECRETS, Key, Obj, Side
 from syncer.settings import Settings
 from tests.fakes.apiserver import FakeApiServer
 from tests.fakes.requests import on
+from tests.patience import until
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict
@@ -247,9 +248,7 @@ class TestRenewal:
         host_api.fault(on("get", SECRETS), status=403, times=2)
         running = asyncio.create_task(upkeep.run())
         try:
-            async with asyncio.timeout(20):
-                while "k3s-config/client-admin.crt" not in world.files("0") or upkeep.problem:  # noqa: ASYNC110  nobody tells
-                    await asyncio.sleep(0.01)
+            await until(lambda: "k3s-config/client-admin.crt" in world.files("0") and not upkeep.problem)
         finally:
             running.cancel()
         assert [entry["event"] for entry in logs].count("controlplane.not_renewed") == 1

@@ -1,4 +1,4 @@
-"""What the lab's k3s-shaped program makes of its command line, and of what servers share. That it runs is seen in e2e/test_k3s_image.py."""
+"""What the lab's k3s-shaped program makes of its command line, and of what servers share. That it runs is seen in e2e/test_k3s.py."""
 
 from __future__ import annotations
 

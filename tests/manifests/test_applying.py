@@ -14,9 +14,10 @@ from syncer.kube.config import Cluster
 from syncer.kube.types import CONFIGMAPS, SECRETS, Key, Resource, Side
 from syncer.manifests.applying import Manifests
 from tests.fakes.requests import on
+from tests.patience import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from structlog.typing import EventDict
@@ -73,12 +74,6 @@ class World:
 async def world(virtual_api: FakeApiServer, tmp_path: Path) -> AsyncIterator[World]:
     async with Client(Cluster(virtual_api.url), Side.VIRTUAL) as client:
         yield World(virtual_api, client, tmp_path)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  the fake server sets no event
-            await asyncio.sleep(0.01)
 
 
 async def test_all_documents_once(world: World, logs: list[EventDict]) -> None:

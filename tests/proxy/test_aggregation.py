@@ -25,6 +25,7 @@ from syncer.proxy.usage import POD_METRICS
 from syncer.settings import Settings
 from tests.fakes.apiserver import FakeApiServer
 from tests.fakes.requests import on
+from tests.patience import until
 from tests.proxy.front import Seen
 from tests.proxy.pki import Files, Pki
 
@@ -104,12 +105,6 @@ class TestServer:
         serving = ServingCertificate(ca_cert=files.ca_cert, ca_key=files.ca_key, client_ca=files.client_ca, names=names)
         with pytest.raises(ConfigError, match="--metrics-server-port: cannot listen there"):
             await AggregatedServer(api_of(clients), serving, port=server.port, observer=Seen()).__aenter__()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  the fake servers set no event
-            await asyncio.sleep(0.02)
 
 
 class World:

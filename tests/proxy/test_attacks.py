@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
+from tests.patience import until
 from tests.proxy.front import CLIENT_CA, Front, Upstream, front
 from tests.proxy.wire import GET, KEPT, NEXT, PODS, POST, SPDY, SWITCHES, WEBSOCKET, Wire, ended, say, status
 
@@ -211,9 +212,7 @@ class TestFraming:
         usual, bare.answer = bare.answer, b""
         reader, writer = await door.connect()
         writer.write(POST + b"Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n")
-        async with asyncio.timeout(20):
-            while not bare.connections or b"abcd" not in bare.connections[0]:  # noqa: ASYNC110  what others do over sockets sets no event
-                await asyncio.sleep(0.01)
+        await until(lambda: bare.connections and b"abcd" in bare.connections[0])
         writer.transport.abort()
         assert await ended(reader)
         bare.answer = usual

@@ -25,6 +25,7 @@ from syncer.proxy.relay import Relay
 from syncer.proxy.requests import parse
 from syncer.proxy.server import VirtualServers
 from syncer.translate.metadata import host_metadata
+from tests.patience import until
 from tests.proxy.front import CLIENT_CA, Front, Upstream, front
 
 if TYPE_CHECKING:
@@ -167,12 +168,6 @@ def bearer(token: str) -> str:
     return "base64url.bearer.authorization.k8s.io." + urlsafe_b64encode(token.encode()).decode().rstrip("=")
 
 
-async def wait(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  what others do over sockets sets no event
-            await asyncio.sleep(0.01)
-
-
 SPDY = {"Connection": "Upgrade", "Upgrade": "SPDY/3.1"}
 
 
@@ -195,7 +190,7 @@ class TestConnecting:
                 *("host", "connection", "upgrade", "accept", "accept-encoding", "authorization", "user-agent"),
                 *("sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol"),
             }
-            await wait(lambda: not it.relay.tunnels and it.upstream.open == 0)
+            await until(lambda: not it.relay.tunnels and it.upstream.open == 0)
 
     async def test_the_virtual_api_server_is_asked_first_as_the_caller(self) -> None:
         async with bench() as it, it.door.client() as client:
@@ -294,12 +289,12 @@ class TestConnecting:
     async def test_a_client_that_goes_frees_the_host(self) -> None:
         async with bench() as it, it.door.client() as client:
             socket = await client.ws_connect(f"{WEB}/portforward?ports=80")
-            await wait(lambda: it.upstream.open == 1)
+            await until(lambda: it.upstream.open == 1)
             assert it.on_host[0][1] == f"{HOST_PATH}/portforward?ports=80"
             connection = socket.get_extra_info("ssl_object")
             assert connection is not None
             await client.close()
-            await wait(lambda: it.upstream.open == 0 and not it.relay.tunnels)
+            await until(lambda: it.upstream.open == 0 and not it.relay.tunnels)
 
 
 class TestPods:
@@ -406,7 +401,7 @@ class TestLogs:
             async with it.door.client() as client, client.get(f"{WEB}/log?follow=true") as answer:
                 assert await answer.content.readline() == b"first\n"
                 assert it.upstream.open == 1
-            await wait(lambda: it.upstream.open == 0)
+            await until(lambda: it.upstream.open == 0)
 
     async def test_of_others_by_their_host_name(self) -> None:
         async with bench(Virtual({})) as it:
@@ -492,7 +487,7 @@ class TestRefusalsOfTheHost:
             async with client.ws_connect(f"{WEB}/attach", protocols=("v4.channel.k8s.io",)) as socket:
                 message = await socket.receive()
                 assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
-            await wait(lambda: not it.relay.tunnels and it.upstream.open == 0)
+            await until(lambda: not it.relay.tunnels and it.upstream.open == 0)
 
     @pytest.mark.parametrize("subresource", ["exec", "log"])
     async def test_a_missing_right_is_told_in_words(self, subresource: str) -> None:

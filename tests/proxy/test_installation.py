@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from syncer.sync.fence import Fence, owner_key
 from syncer.sync.recorder import Notice
 from tests.fakes.apiserver import FakeApiServer
 from tests.fakes.requests import on
+from tests.patience import until
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict
@@ -127,12 +128,6 @@ class TestSharedAuthority:
         key = b64decode(secret(host_api)["data"]["ca.key"]).decode()
         assert key.splitlines()[1] not in str(logs)
         assert secret(host_api)["data"]["ca.key"] not in str(logs)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  the fake servers and other processes set no event
-            await asyncio.sleep(0.05)
 
 
 class Replica:

@@ -14,9 +14,10 @@ from syncer.kube.kubeconfig import Access, read_kubeconfig
 from syncer.kube.types import SECRETS, Key, Obj, Side
 from syncer.proxy.kubeconfigs import KubeconfigSecrets, changes, may_take_over, secret_data, secret_key
 from tests.fakes.requests import is_write, on
+from tests.patience import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from structlog.typing import EventDict
@@ -173,12 +174,6 @@ class TestChanges:
         former = OWNER | {"uid": "0"}
         patch = changes(a_secret(None, LABELS, ownerReferences=[former, SERVICE]), DATA, LABELS, OWNER)
         assert patch["metadata"]["ownerReferences"] == [SERVICE, OWNER]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  writes of others set no event
-            await asyncio.sleep(EVERY)
 
 
 class World:

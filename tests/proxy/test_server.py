@@ -12,10 +12,11 @@ import pytest
 from aiohttp import web
 
 from syncer.errors import Forbidden
+from tests.patience import until
 from tests.proxy.front import CLIENT_CA, OTHER_CA, Front, Upstream, front
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from structlog.typing import EventDict
 
@@ -38,13 +39,6 @@ async def bare() -> AsyncIterator[Upstream]:
 async def vouched() -> AsyncIterator[Upstream]:
     async with Upstream(hello) as upstream:
         yield upstream
-
-
-async def wait(condition: Callable[[], bool]) -> None:
-    """Until it holds."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  what others do over sockets sets no event
-            await asyncio.sleep(0.01)
 
 
 class TestWho:
@@ -191,7 +185,7 @@ class TestAnswers:
                 await asyncio.sleep(0.2)
             assert made < 32 * 2**20, "a reader that does not read stops the sender"
             writer.transport.abort()
-            await wait(lambda: upstream.open == 0)
+            await until(lambda: upstream.open == 0)
 
     async def test_one_that_breaks_off_is_not_taken_for_a_whole_one(self, vouched: Upstream) -> None:
         async def broken(request: web.BaseRequest) -> web.StreamResponse:
@@ -277,8 +271,8 @@ class TestWatches:
             async with door.client() as client, client.get(PODS + "?watch=true") as answer:
                 assert await answer.content.readline() == b'{"type":"ADDED"}\n'
                 assert (upstream.open, door.seen.lasting) == (1, {("watch", "pods"): 1})
-            await wait(lambda: upstream.open == 0)
-            await wait(lambda: door.seen.lasting == {("watch", "pods"): 0})
+            await until(lambda: upstream.open == 0)
+            await until(lambda: door.seen.lasting == {("watch", "pods"): 0})
 
     async def test_end_in_order_when_it_is_stopped(self, vouched: Upstream) -> None:
         async with (
@@ -339,8 +333,8 @@ class TestTunnels:
         assert hashlib.sha256(received).digest() == hashlib.sha256(sent).digest()
         assert len(tunnelled.relay.tunnels) == 1
         writer.close()
-        await wait(lambda: len(tunnelled.relay.tunnels) == 0)
-        await wait(lambda: tunnelled.seen.requests == [("post", "path", 101)])
+        await until(lambda: len(tunnelled.relay.tunnels) == 0)
+        await until(lambda: tunnelled.seen.requests == [("post", "path", 101)])
 
     async def test_end_when_it_is_stopped(self, tunnelled: Front) -> None:
         reader, writer = await tunnelled.connect()

@@ -21,10 +21,11 @@ from syncer.proxy.certificates import LIFE, Served, Unusable, issue_served
 from syncer.proxy.connections import Connections
 from syncer.proxy.serving import ServingCertificate
 from syncer.values import Address
+from tests.patience import until
 from tests.proxy.pki import Files, Pki
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from structlog.typing import EventDict
@@ -140,12 +141,6 @@ async def ask(port: int, shown: str = "") -> str:
         return await answer.text()
 
 
-async def wait(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  that a file was looked at sets no event
-            await asyncio.sleep(EVERY)
-
-
 class Renewals:
     """Counts the contexts that a world has had."""
 
@@ -154,7 +149,7 @@ class Renewals:
         self._had = world.serving.context
 
     async def next(self) -> None:
-        await wait(lambda: self._world.serving.context is not self._had)
+        await until(lambda: self._world.serving.context is not self._had)
         self._had = self._world.serving.context
 
 
@@ -313,7 +308,7 @@ class TestRenewal:
             renewals = Renewals(world)
             world.ahead = -0.1 * life
             looked = asyncio.get_running_loop().time()
-            await wait(lambda: asyncio.get_running_loop().time() > looked + 5 * EVERY)
+            await until(lambda: asyncio.get_running_loop().time() > looked + 5 * EVERY)
             assert world.issued == 1
             world.ahead = -0.04 * life
             await renewals.next()
@@ -327,7 +322,7 @@ class TestRenewal:
         world.ahead = 99 * 86400
         running = asyncio.create_task(world.serving.run())
         looked = asyncio.get_running_loop().time()
-        await wait(lambda: asyncio.get_running_loop().time() > looked + 5 * EVERY)
+        await until(lambda: asyncio.get_running_loop().time() > looked + 5 * EVERY)
         running.cancel()
         assert world.issued == 1
         assert [line["event"] for line in logs] == ["proxy.certificate", "proxy.authority_near_its_end"]
@@ -338,9 +333,9 @@ class TestRenewal:
             renewals = Renewals(world)
             first = await served(port)
             world.failure, world.names = failure, NAMES | {"later"}
-            await wait(lambda: world.attempts >= 2)
+            await until(lambda: world.attempts >= 2)
             looked, attempts = world.looked, world.attempts
-            await wait(lambda: world.attempts >= attempts + 2)
+            await until(lambda: world.attempts >= attempts + 2)
             assert world.looked - looked >= 5, "not at each look"
             assert await served(port) == first
             world.failure = None
@@ -352,7 +347,7 @@ class TestRenewal:
         async with listening(world) as port:
             renewals = Renewals(world)
             world.files.ca_cert.write_text(OTHER.pem)
-            await wait(lambda: world.attempts >= 2)
+            await until(lambda: world.attempts >= 2)
             await served(port)
             world.files.ca_key.write_text(OTHER.key_pem())
             await renewals.next()

@@ -10,6 +10,7 @@ import pytest
 from syncer.errors import ConfigError, SyncerError
 from syncer.releases.helm import Helm, Record, complaint, records, version_of
 from syncer.releases.hosts import Host
+from tests.patience import until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,8 +87,7 @@ async def test_one_that_is_missing_or_too_old(tmp_path: Path) -> None:
 async def test_it_ends_with_us(tmp_path: Path) -> None:
     helm = await Helm.find(HOST, program(tmp_path, f"open({str(tmp_path / 'began')!r}, 'w').close(); time.sleep(600)"))
     running = asyncio.create_task(helm.run("list"))
-    while not (tmp_path / "began").exists():  # noqa: ASYNC110  (what another process does has no event)
-        await asyncio.sleep(0.01)
+    await until((tmp_path / "began").exists)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

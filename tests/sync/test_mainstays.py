@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from syncer.sync.fence import Fence, owner_key
 from syncer.sync.mainstays import Mainstays, remakes
 from syncer.sync.recorder import Notice
 from tests.fakes.apiserver import FakeApiServer
+from tests.patience import until
 
 OWNER = owner_key("host-ns", "one")
 FRONT = Key("host-ns", "one")
@@ -89,12 +90,6 @@ async def run(running: Running) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  neither the fake server nor the store sets an event
-            await asyncio.sleep(0.01)
 
 
 async def test_one_that_is_deleted_is_made_again_and_told(running: Running, host_api: FakeApiServer) -> None:
