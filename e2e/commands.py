@@ -43,6 +43,11 @@ class Commands:
     directory: Path
     """Its home."""
 
+    @staticmethod
+    def on(host: HostCluster) -> Commands:
+        """As the host's administrator, at home in the lab."""
+        return Commands(host.kubeconfig, host.lab.dir)
+
     def environment(self) -> dict[str, str]:
         """That of the process: nothing of the person's own that could change what it does."""
         places = [str(binaries.ensure(name)[name].parent) for name in ("helm", "kubectl")]
@@ -55,33 +60,25 @@ class Commands:
             [sys.executable, "-m", "syncer", *words],
             env={**self.environment(), **(environment or {})},
             cwd=ROOT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *words: str, environment: Mapping[str, str] | None = None) -> Done:
-        """Run it to its end."""
+    def run(self, *words: str, environment: Mapping[str, str] | None = None, answer: str = "") -> Done:
+        """Run it to its end; `answer` is what is typed."""
         with self.start(*words, environment=environment) as process:
             try:
-                out, err = process.communicate(timeout=_TIMEOUT)
+                out, err = process.communicate(answer, timeout=_TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
                 out, err = process.communicate()
                 raise AssertionError(f"syncer {' '.join(words)} takes more than {_TIMEOUT:.0f} s\n{out}{err}") from None
         return Done(process.returncode, out, err)
 
-
-def syncer(host: HostCluster, *arguments: str, answer: str = "", timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
-    """Run it as the host's administrator; `answer` is what is typed."""
-    environ = {**os.environ, "KUBECONFIG": str(host.kubeconfig)}
-    command = [sys.executable, "-m", "syncer", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environ, input=answer, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def syncer_json(host: HostCluster, *arguments: str) -> tuple[int, Any]:
-    """Exit code, and what it prints with -o json."""
-    done = syncer(host, *arguments, "-o", "json")
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
+    def read(self, *words: str) -> tuple[int, Any]:
+        """Exit code, and what it prints with -o json."""
+        done = self.run(*words, "-o", "json")
+        assert done.out, done.err
+        return done.code, json.loads(done.out)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from e2e.commands import syncer, syncer_json
+from e2e.commands import Commands
 from e2e.lab.api import wait_until
 from syncer.naming import ANNOTATION_NAME, LABEL_CLUSTER, LABEL_MANAGED_BY, LABEL_NAMESPACE
 
@@ -139,7 +139,7 @@ def in_cluster_scope(host_cluster: HostCluster) -> Iterator[None]:
 
 def shown(host: HostCluster, *arguments: str) -> set[tuple[str, str, str]]:
     """Kind, namespace and name of the orphans."""
-    code, found = syncer_json(host, "orphans", *(arguments or (f"--namespace={NAMESPACE}",)))
+    code, found = Commands.on(host).read("orphans", *(arguments or (f"--namespace={NAMESPACE}",)))
     assert code == 0
     return {(one["kind"], one["namespace"], one["name"]) for one in found}
 
@@ -181,14 +181,14 @@ def test_left_behind(vanishing: Daemon, neighbour: Daemon) -> None:
     assert shown(host) == expected
     before = objects(host)
 
-    told = syncer(host, "orphans", f"--namespace={NAMESPACE}", "--delete", answer="n\n")
-    assert (told.returncode, "nothing was deleted" in told.stderr) == (1, True)
-    assert f"delete these {len(expected)} objects" in told.stderr
-    assert f"web-x-default-x-{GONE}" in told.stdout
+    told = Commands.on(host).run("orphans", f"--namespace={NAMESPACE}", "--delete", answer="n\n")
+    assert (told.code, "nothing was deleted" in told.err) == (1, True)
+    assert f"delete these {len(expected)} objects" in told.err
+    assert f"web-x-default-x-{GONE}" in told.out
     assert objects(host).keys() == before.keys()
 
-    done = syncer(host, "orphans", f"--namespace={NAMESPACE}", "--delete", answer="yes\n")
-    assert done.returncode == 0, done.stderr
+    done = Commands.on(host).run("orphans", f"--namespace={NAMESPACE}", "--delete", answer="yes\n")
+    assert done.code == 0, done.err
     doomed = {uid for uid, one in before.items() if _kind(one["plural"], one["name"]) in expected}
     assert len(doomed) == len(expected) - len(LEFT_IN_CLUSTER_SCOPE)
     wait_until(lambda: not doomed & objects(host).keys(), "they are gone")
@@ -231,7 +231,7 @@ def test_of_a_namespace_that_is_gone_itself(host_cluster: HostCluster) -> None:
     expected = ("ClusterRole", "", "vc-lost-v-nowhere")
     assert shown(host_cluster, "--namespace=nowhere") == {expected}
     assert expected in shown(host_cluster, "--all-namespaces")
-    assert syncer(host_cluster, "orphans", "--namespace=nowhere", "--delete", "--yes").returncode == 0
+    assert Commands.on(host_cluster).run("orphans", "--namespace=nowhere", "--delete", "--yes").code == 0
     assert host_cluster.api.find(host_cluster.api.path_of(role)) is None
 
 
@@ -242,9 +242,9 @@ def test_who_may_not_see_whether_a_cluster_lives_is_shown_nothing_of_it(host_clu
     secret = own("Secret", "vc-unseen", labels={LABEL_CLUSTER: "unseen"})
     secret["metadata"]["namespace"] = "dim"
     host_cluster.api.apply(secret)
-    told = syncer(host_cluster, "orphans", f"--kubeconfig={kubeconfig}", "--delete", "--yes")
-    assert told.returncode == 0
-    assert "whether unseen in dim still live cannot be told: " in told.stderr
-    assert "not looked at, for want of the right to list them: " in told.stderr
-    assert "there are no orphans of namespace dim" in told.stderr
+    told = Commands.on(host_cluster).run("orphans", f"--kubeconfig={kubeconfig}", "--delete", "--yes")
+    assert told.code == 0
+    assert "whether unseen in dim still live cannot be told: " in told.err
+    assert "not looked at, for want of the right to list them: " in told.err
+    assert "there are no orphans of namespace dim" in told.err
     assert host_cluster.api.find("/api/v1/namespaces/dim/secrets/vc-unseen") is not None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from e2e.commands import syncer, syncer_json
+from e2e.commands import Commands
 from e2e.daemon import Daemon
 from e2e.lab.api import ApiFailure, wait_until
 from syncer.proxy.usage import features
@@ -53,10 +53,8 @@ def url(daemon: Daemon) -> str:
 
 def standing(daemon: Daemon) -> tuple[int, Obj]:
     """Exit code and document."""
-    code, document = syncer_json(
-        daemon.virtual.host, "status", NAME, f"--namespace={daemon.virtual.host_namespace}", f"--url={url(daemon)}"
-    )
-    return code, document
+    virtual = daemon.virtual
+    return Commands.on(virtual.host).read("status", NAME, f"--namespace={virtual.host_namespace}", f"--url={url(daemon)}")
 
 
 def page_when(daemon: Daemon, condition: Callable[[Obj], bool], what: str) -> tuple[int, Obj]:
@@ -123,13 +121,13 @@ def test_all_is_well_and_a_loop_is_off_for_want_of_a_right(daemon: Daemon) -> No
 
 
 def test_for_a_person(daemon: Daemon) -> None:
-    done = syncer(daemon.virtual.host, "status", NAME, f"--url={url(daemon)}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{NAME} in {daemon.virtual.host_namespace}: healthy\n")
-    assert "\nLOOP  " in done.stdout
-    other = syncer(daemon.virtual.host, "status", "another", f"--url={url(daemon)}")
-    assert (other.returncode, other.stdout) == (2, "")
-    assert f"the syncer there is that of virtual cluster {NAME}" in other.stderr
+    done = Commands.on(daemon.virtual.host).run("status", NAME, f"--url={url(daemon)}")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{NAME} in {daemon.virtual.host_namespace}: healthy\n")
+    assert "\nLOOP  " in done.out
+    other = Commands.on(daemon.virtual.host).run("status", "another", f"--url={url(daemon)}")
+    assert (other.code, other.out) == (2, "")
+    assert f"the syncer there is that of virtual cluster {NAME}" in other.err
 
 
 def test_a_refusal(daemon: Daemon) -> None:
@@ -269,6 +267,6 @@ def test_held_deletions_and_a_syncer_that_is_not_there(daemon: Daemon, virtual: 
     assert "syncer release-deletions" in held["reason"]
     namespace, host = virtual.host_namespace, virtual.host
     flags = (f"--name={NAME}", f"--target-namespace={namespace}", f"--host-kube-config={host.kubeconfig}")
-    released = syncer(host, "release-deletions", *flags)
-    assert released.returncode == 0
+    released = Commands.on(host).run("release-deletions", *flags)
+    assert released.code == 0
     page_when(daemon, lambda page: page["holds"] == [] and page["held"]["count"] == 0, "that it was released")

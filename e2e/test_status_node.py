@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from e2e.commands import syncer, syncer_json
+from e2e.commands import Commands
 from e2e.lab.api import ApiFailure
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def asked(install: Install) -> Installed:
 
 
 def test_it_is_healthy(asked: Installed) -> None:
-    code, document = syncer_json(asked.host, "status", NAME)
+    code, document = Commands.on(asked.host).read("status", NAME)
     assert (code, document["problems"]) == (0, [])
     assert document["release"]["status"] == "Running"
     assert [(pod["name"], pod["role"]) for pod in document["pods"]] == [(f"{NAME}-0", "leads")]
@@ -31,10 +31,10 @@ def test_it_is_healthy(asked: Installed) -> None:
     assert (page["name"], page["namespace"]) == (NAME, NAMESPACE)
     assert [server["reachable"] for server in page["servers"]] == [True, True]
     assert {"pods", "services", "tokens"} <= {loop["name"] for loop in page["loops"] if loop.get("alive")}
-    told = syncer(asked.host, "status", NAME, f"--namespace={NAMESPACE}")
-    assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout.startswith(f"{NAME} in {NAMESPACE}: healthy\n")
-    assert syncer(asked.host, "status", "nobody").returncode == 3
+    told = Commands.on(asked.host).run("status", NAME, f"--namespace={NAMESPACE}")
+    assert (told.code, told.err) == (0, "")
+    assert told.out.startswith(f"{NAME} in {NAMESPACE}: healthy\n")
+    assert Commands.on(asked.host).run("status", "nobody").code == 3
 
 
 def test_nobody_reaches_the_page_from_outside_of_the_pod(asked: Installed) -> None:
@@ -51,7 +51,7 @@ def test_without_the_right_to_it_what_the_host_knows_is_told(asked: Installed) -
         {"apiGroups": [""], "resources": ["pods", "configmaps", "events", "persistentvolumeclaims"], "verbs": ["get", "list"]},
     ]
     kubeconfig = asked.host.grant(NAMESPACE, "looker", rules)
-    code, document = syncer_json(asked.host, "status", NAME, f"--namespace={NAMESPACE}", f"--kubeconfig={kubeconfig}")
+    code, document = Commands.on(asked.host).read("status", NAME, f"--namespace={NAMESPACE}", f"--kubeconfig={kubeconfig}")
     assert (code, document["page"]) == (1, None)
     assert "pods/portforward" in document["problems"][0]
     assert [(pod["name"], pod["phase"], pod["ready"]) for pod in document["pods"]] == [(f"{NAME}-0", "Running", True)]
