@@ -1,20 +1,15 @@
-"""An image shaped like k3s': `/bin/k3s` and `/bin/sh`, and Kubernetes' own programs over kine. k3s itself can be neither pulled nor built.
-
-`python -m e2e.lab.k3s_image` makes it; a lab that runs gets it.
-"""
+"""An image shaped like k3s': `/bin/k3s` and `/bin/sh`, and Kubernetes' own programs over kine. k3s itself can be neither pulled
+nor built."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from e2e.errors import LabError
 from e2e.kubernetes import binaries
 from e2e.kubernetes.catalogue import kubernetes_version
-from e2e.lab import images, node, syncer_image
+from e2e.lab import images, syncer_image
 from e2e.lab.images import Image
-from e2e.lab.state import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,20 +67,3 @@ def _python() -> Iterator[tuple[str, Path | str | Link | None]]:
 
 def _package() -> list[str]:
     return sorted(str(path.relative_to(_ROOT)) for path in (_ROOT / "e2e" / "lab" / "k3s").glob("*.py"))
-
-
-def main() -> int:
-    try:
-        archive = build()
-        print(f"{archive.stat().st_size / 1e6:6.1f} MB, {tag()} in {archive}")
-        if node.is_up(lab := Lab.current()):
-            node.import_images(lab, archive)
-            print(f"lab {lab.name!r} has it")
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
