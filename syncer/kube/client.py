@@ -408,19 +408,33 @@ def _session() -> aiohttp.ClientSession:
     )
 
 
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that finds out within half a minute that its peer is gone, idle (keepalive) or not (user timeout).
+def keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket for `address` (family, kind, protocol first), not connected, that finds out within half a minute that its peer is gone.
 
-    Closing it throws away what was not sent yet, or a write could arrive long after it was given up, when another one leads.
+    A peer that is there may be silent, and take nothing, for as long as it likes.
     """
     family, kind, protocol = address[:3]
     made = socket.socket(family=family, type=kind, proto=protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    _set(made, TCP_KEEPIDLE=15, TCP_KEEPINTVL=5, TCP_KEEPCNT=3)
+    return made
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """One that also gives up what the peer does not take for half a minute.
+
+    Closing it throws away what was not sent yet, or a write could arrive long after it was given up, when another one leads.
+    """
+    made = keepalive_socket(address)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
+    _set(made, TCP_USER_TIMEOUT=30_000)
+    return made
+
+
+def _set(made: socket.socket, **options: int) -> None:
+    for option, value in options.items():
         if hasattr(socket, option):  # not everywhere where commands are run
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return made
 
 
 def _path(resource: Resource, namespace: str = "", name: str = "", subresource: str = "") -> str:

@@ -10,13 +10,14 @@ import asyncio
 import errno
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 from yarl import URL
 
 from syncer.errors import NETWORK_ERRORS, ApiError, ConfigError, Forbidden, NotFound, SyncerError, told
 from syncer.kube.backoff import Backoff
+from syncer.kube.client import keepalive_socket
 from syncer.kube.types import PODS
 from syncer.releases import spdy
 
@@ -78,7 +79,7 @@ class PortForward:
             raise ConfigError(f"cannot listen on {self.address}:{self.local_port} ({error.strerror}); {remedy}") from None
         self.local_port = self._server.sockets[0].getsockname()[1]
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket), cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=keepalive_socket), cookie_jar=aiohttp.DummyCookieJar()
         )
         return self
 
@@ -241,16 +242,6 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     if not writer.transport.is_closing():
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """Finds out within half a minute of silence that the API server is gone; a pod may be silent for as long as it likes."""
-    made = socket.socket(*address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):  # not everywhere
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return made
 
 
 def _now() -> float:
