@@ -49,7 +49,7 @@ def test_no_program_is_run_and_no_file_is_read_for_it() -> None:
         "exec": {"command": "/bin/sh"},
         "auth-provider": {"name": "x"},
         "tokenFile": "/etc/shadow",
-        "client-key": "/root/.ssh/id_rsa",
+        "client-key": "/home/me/.ssh/id_rsa",
         "as": "system:admin",
         "token": {"not": "text"},
     }
