@@ -36,6 +36,8 @@ _TIMEOUT = 10
 """Seconds that the API server waits for an answer."""
 _PATIENCE = 9.0
 """Seconds that allocating may take, so that the answer, though a refusal, still arrives."""
+_LINGER = 1.0
+"""Seconds that what was refused for its size may go on sending, so that it reads the answer."""
 _BODY_LIMIT = 8 * 2**20
 """Bytes: the API server takes objects of up to 3 MiB, and an update comes with the old one as well."""
 _DAY = 86400.0
@@ -79,7 +81,7 @@ class AdmissionServer:
         self._context.set_alpn_protocols(["http/1.1"])
         app = web.Application(client_max_size=_BODY_LIMIT)
         app.router.add_post(PATH, self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE, lingering_time=_LINGER)
         self._renewing: asyncio.Task[None] | None = None
 
     @property
