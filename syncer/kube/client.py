@@ -447,12 +447,9 @@ def _encode(text: str) -> str:
 
 
 def _shape(resource: Resource, obj: Obj, *, metadata_only: bool) -> Obj:
-    """With the type that lists leave out and that bare metadata replaces by its own."""
-    if metadata_only:
-        return codec.prune({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": obj.get("metadata") or {}})
-    obj.setdefault("apiVersion", resource.api_version)
-    obj.setdefault("kind", resource.kind)
-    return codec.prune(obj)
+    """With the type that lists leave out and that bare metadata replaces by its own, in the order in which watches tell it."""
+    typed = {"kind": resource.kind, "apiVersion": resource.api_version}
+    return codec.prune({**typed, "metadata": obj.get("metadata") or {}} if metadata_only else {**typed, **obj})
 
 
 def _note_warnings(answer: Answer, warnings: list[str] | None) -> None:
