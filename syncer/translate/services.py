@@ -251,7 +251,10 @@ def allocation_changes(virtual: Obj, host: Obj) -> Obj:
 
 
 def status_changes(names: Names, virtual: Obj, host: Obj) -> Obj:
-    """The merge patch of the virtual status that makes it the host's. Only load balancers have any: API servers drop others'."""
+    """The merge patch of the virtual status that makes it the host's, but for what the syncer itself says of the virtual Service.
+
+    Only load balancers have any: API servers drop others'.
+    """
     if _spec(virtual).get("type") != "LoadBalancer":
         return {}
     present, wanted = virtual.get("status") or {}, host.get("status") or {}
@@ -265,7 +268,10 @@ def status_changes(names: Names, virtual: Obj, host: Obj) -> Obj:
         else condition
         for condition in wanted.get("conditions") or ()
     ]
-    if (present.get("conditions") or []) != conditions:
+    shown = {condition.get("type") for condition in conditions}
+    had = present.get("conditions") or []
+    conditions += [condition for condition in had if condition.get("type", "").startswith(f"{DOMAIN}/") and condition["type"] not in shown]
+    if had != conditions:
         changes["conditions"] = conditions or None
     return changes
 

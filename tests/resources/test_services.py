@@ -60,6 +60,10 @@ def annotated(key: str, value: str | None) -> Obj:
     return {"metadata": {"annotations": {key: value}}}
 
 
+def conditions(*types: str) -> Obj:
+    return {"status": {"conditions": [{"type": kind, "status": "False"} for kind in types]}}
+
+
 GOING = apply(deleting(None), {"metadata": {"finalizers": ["x/y"]}})
 LB = spec(type="LoadBalancer")
 BALANCED = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}
@@ -119,6 +123,19 @@ RULES: list[tuple[str, Obj | None, Obj | None, list[str]]] = [
         [*HOST_SPEC, f"patch virtual services {DB} status"],
     ),
     ("no load balancer, no status", {}, BALANCED, []),
+    (
+        "what the syncer says of a refusal stays",
+        {**LB, **conditions("Ready", "vcluster.loft.sh/Synced")},
+        {**LB, **conditions("Ready")},
+        [],
+    ),
+    (
+        "the host's conditions come beside it",
+        {**LB, **conditions("vcluster.loft.sh/Synced")},
+        {**LB, **conditions("example.com/Ready")},
+        [f"patch virtual services {DB} status"],
+    ),
+    ("a condition of the host goes", {**LB, **conditions("example.com/Ready")}, LB, [f"patch virtual services {DB} status"]),
     ("Update backward spec with recreation: the address is the host's", {}, addressed("10.96.1.1"), READDRESS),
     ("its second address is not the host's", spec(clusterIPs=[IP, "fd00::1"]), {}, READDRESS),
     ("the host has a second address, the virtual API server but one family", {}, spec(clusterIPs=[IP, "fd00::1"]), []),
