@@ -234,7 +234,7 @@ def prepared_node(real_node: HostCluster) -> HostCluster:
 
 @pytest.fixture(scope="module")
 def install(prepared_node: HostCluster) -> Iterator[Install]:
-    """Installs releases; at the end of the module they go, with their namespaces."""
+    """Installs releases; at the end of the module they go, with their namespaces, though not at once."""
     made: list[Installed] = []
 
     def install(name: str, namespace: str | None = None, values: Mapping[str, Any] = {}, *, ready: bool = True) -> Installed:
@@ -250,9 +250,3 @@ def install(prepared_node: HostCluster) -> Iterator[Install]:
         release.helm("uninstall", release.name, "--ignore-not-found")
     for release in made:
         prepared_node.api.delete(release.path)
-    for release in made:
-        wait_until(functools.partial(_is_gone, prepared_node, release.path), f"namespace {release.host_namespace} is gone", _PATIENCE)
-
-
-def _is_gone(host: HostCluster, path: str) -> bool:
-    return host.api.find(path) is None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from e2e.lab.api import Api, Obj
 
+_NAMESPACES = "/api/v1/namespaces"
 _PASSING = frozenset({"events"})
 """They tell what has been, and go by their own clock."""
 _BEATING = {("", "nodes"), ("coordination.k8s.io", "leases")}
@@ -36,8 +37,10 @@ class Where(NamedTuple):
 def inventory(api: Api) -> dict[Where, str]:
     """Every object of every type in every namespace and in none, but for events, with a digest of what somebody wants of it.
 
-    That is all but the status, and what the API server writes into the metadata by itself.
+    That is all but the status, and what the API server writes into the metadata by itself. Namespaces that are on their way out are
+    waited for.
     """
+    wait_until(lambda: not any("deletionTimestamp" in one["metadata"] for one in _objects(api, _NAMESPACES)), "namespaces are gone")
     return {
         Where(group, plural, obj["metadata"].get("namespace", ""), obj["metadata"]["name"], obj["metadata"]["uid"]): _digest(
             obj, beating=(group, plural) in _BEATING

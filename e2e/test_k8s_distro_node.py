@@ -84,6 +84,7 @@ def test_controllers_work(orange: Installed) -> None:
     wait_until(lambda: orange.api.find("/api/v1/namespaces/made") is None, "the namespace is gone", 60)
 
 
+@pytest.mark.long  # that of k3s is not
 def test_a_restart_of_the_control_plane_keeps_all(orange: Installed) -> None:
     system = orange.api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
     before = {pod["metadata"]["uid"] for pod in orange.tenant_pods()}
@@ -116,6 +117,7 @@ def secret_data(release: Installed, name: str) -> Any:
     return release.host.api.get(f"{release.path}/secrets/{name}")["data"]
 
 
+@pytest.mark.long  # e2e/test_prepare.py is not
 @pytest.mark.parametrize("distro", ["k8s", "k3s"])
 def test_an_older_version_is_told_the_hosts_range(prepared_node: HostCluster, install: Install, distro: str) -> None:
     """One by the tags of its images: really it is newer, and so tells what it was told."""
