@@ -206,12 +206,12 @@ class Loop:
         )
         outcome = await self._executor.carry_out(subject, intents)
         self.queue.forget(key)
-        written, settled = bool(outcome.writes), not outcome.waits
-        await self._complaints.accepted(key, pair, written=written, settled=settled)
+        if outcome.waits:
+            self._wait(key, outcome.waits)  # before anything else is awaited, or what it waits for could come unheard
+        await self._complaints.accepted(key, pair, written=bool(outcome.writes), settled=not outcome.waits)
         if outcome.again is not None:
             self.queue.add_after(key, outcome.again)
         if outcome.waits:
-            self._wait(key, outcome.waits)
             return "waiting"
         self._wait_no_more(key)
         row = self._ledger.clear(self.spec.name, key)

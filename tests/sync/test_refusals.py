@@ -365,3 +365,22 @@ async def test_a_static_pods_mirror_is_refused_in_words_without_a_write_to_the_h
         await asyncio.sleep(30)
         assert world.warnings() == [("StaticPod", "etcd")]
         assert [entry for entry in world.journal.find(side=Side.HOST, since=began) if entry.request.method != "GET"] == []
+
+
+async def test_what_is_waited_for_is_heard_while_the_condition_of_a_refusal_is_taken_back() -> None:
+    async with running() as world:
+        world.virtual.create(named("ConfigMap", "settings", data={"a": "1"}))
+        refusal = world.host.fault(on("create", PODS), status=403, message=QUOTA)
+        world.virtual.create(pod("web", configmap="settings"))
+        await asyncio.sleep(10)
+        assert condition(world, "PodScheduled") == ("False", "ExceededQuota")
+        world.virtual.fault(on("patch", PODS, subresource="status"), delay=3.0)
+        world.host.fault(on("create", CONFIGMAPS), delay=1.0)
+        refusal.lift()
+        began = clock()
+        (copy,) = (obj for obj in world.host.objects(CONFIGMAPS) if obj["metadata"]["name"].startswith("settings"))
+        world.host.remove(CONFIGMAPS, key_of(copy))
+        await asyncio.sleep(30)
+        assert world.host_pod("web") is not None
+        (created,) = (at for at in tries(world, began))
+        assert created - began < 10
