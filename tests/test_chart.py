@@ -94,6 +94,23 @@ def test_alerts_are_of_one_release_and_say_what_is_wrong() -> None:
         assert alert["labels"]["severity"] in ("warning", "critical")
 
 
+@pytest.mark.parametrize("shape", ["default", "k8s", "k8s-replicas"])
+def test_an_alert_watches_each_volume_of_the_control_plane(shape: str) -> None:
+    (expression,) = [alert["expr"] for alert in alerts() if alert["alert"] == "SyncerVolumeFillsUp"]
+    patterns = [pattern.replace("@release@", "blue") for pattern in re.findall(r'persistentvolumeclaim=~"([^"]*)"', expression)]
+    assert len(patterns) == 2
+    golden = Path(chart.__file__).parent / "golden" / f"chart-{shape}.yaml"
+    claims = [
+        f"{claim['metadata']['name']}-{obj['metadata']['name']}-{member}"
+        for obj in filter(None, yaml.safe_load_all(golden.read_text()))
+        if obj["kind"] == "StatefulSet"
+        for claim in obj["spec"].get("volumeClaimTemplates", ())
+        for member in range(obj["spec"]["replicas"])
+    ]
+    assert claims
+    assert not [claim for claim in claims for pattern in patterns if not re.fullmatch(pattern, claim)]
+
+
 def test_the_dashboard_is_of_one_release() -> None:
     assert all("@namespace@" in text and "@release@" in text for text in panels())
 
