@@ -151,9 +151,10 @@ def own(kind: str, name: str, **rest: Any) -> Obj:
 @pytest.mark.usefixtures("in_cluster_scope")
 def test_left_behind(vanishing: Daemon, neighbour: Daemon) -> None:
     host = vanishing.virtual.host
-    claim = own("PersistentVolumeClaim", f"data-{GONE}-0", labels={"app": "vcluster", "release": GONE})
-    claim["spec"] = {"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "1Mi"}}}
-    host.api.apply(claim)
+    for app, claimed in (("vcluster", f"data-{GONE}-0"), ("vcluster-etcd", f"data-{GONE}-etcd-0")):
+        claim = own("PersistentVolumeClaim", claimed, labels={"app": app, "release": GONE})
+        claim["spec"] = {"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "1Mi"}}}
+        host.api.apply(claim)
     host.api.apply(own("ConfigMap", "bystander", labels=HOSTILE))
     assert shown(host) == set(), "both live"
 
@@ -175,6 +176,7 @@ def test_left_behind(vanishing: Daemon, neighbour: Daemon) -> None:
         ("Secret", NAMESPACE, f"vc-{GONE}-webhook"),
         ("Lease", NAMESPACE, f"vcluster-{GONE}-controller"),
         ("PersistentVolumeClaim", NAMESPACE, f"data-{GONE}-0"),
+        ("PersistentVolumeClaim", NAMESPACE, f"data-{GONE}-etcd-0"),
         *((body["kind"], "", body["metadata"]["name"]) for body in LEFT_IN_CLUSTER_SCOPE),
     }
     assert {kind for kind, _, _ in expected} >= {"Pod", "Service", "ConfigMap", "Secret", "PersistentVolumeClaim", "Ingress"}

@@ -16,7 +16,7 @@ from syncer.kube.types import CONFIGMAPS, LEASES, PODS, SECRETS, Obj, Resource, 
 from syncer.naming import ANNOTATION_NAME, ANNOTATION_NAMESPACE, LABEL_CLUSTER, LABEL_HOME, LABEL_MANAGED_BY, Names
 from syncer.releases.belongings import EVENTS, Item, is_copy, is_of_chart, is_of_syncer, is_volume_of_control_plane
 from syncer.releases.forms import age, table
-from syncer.releases.release import STATEFUL_SETS
+from syncer.releases.release import CONTROL_PLANE, STATEFUL_SETS
 from syncer.resources import ALL
 from syncer.runtime.leader import lease_key
 from syncer.sync.fence import owner_key
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 """The Go original's control planes, where they keep no data of their own."""
-SELECTORS = (LABEL_MANAGED_BY, LABEL_CLUSTER, "app=vcluster,release")
+SELECTORS = (LABEL_MANAGED_BY, LABEL_CLUSTER, f"{CONTROL_PLANE},release")
 """Label selectors that find whatever may be a virtual cluster's."""
 
 _SEPARATOR = re.compile("(?=-x-)")

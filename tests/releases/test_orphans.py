@@ -24,7 +24,7 @@ from syncer.kube.types import (
 )
 from syncer.naming import ANNOTATION_NAME, DOMAIN, LABEL_CLUSTER, LABEL_MANAGED_BY, LABEL_NAMESPACE, Names
 from syncer.releases.belongings import Item
-from syncer.releases.orphans import DEPLOYMENTS, Cluster, claimed, lines, made_on_hosts, orphans, signs_of_life, whose
+from syncer.releases.orphans import DEPLOYMENTS, SELECTORS, Cluster, claimed, lines, made_on_hosts, orphans, signs_of_life, whose
 from syncer.releases.release import STATEFUL_SETS
 from syncer.releases.survey import CLUSTER_ROLES
 from syncer.resources import ALL
@@ -32,6 +32,7 @@ from syncer.terminal import Terminal
 from syncer.translate.kubelets import node_service
 from syncer.translate.metadata import host_metadata
 from syncer.translate.token_secret import token_secret
+from tests.fakes.selectors import label_predicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,12 +95,14 @@ GO_VOLUME = item(
         (item(SECRETS, "admins", HOME, "elsewhere"), GONE),
         (item(LEASES, "vcluster-gone-controller", {LABEL_CLUSTER: "gone"}), GONE),
         (item(PERSISTENT_VOLUME_CLAIMS, "data-gone-0", CHART), GONE),
+        (item(PERSISTENT_VOLUME_CLAIMS, "data-gone-etcd-0", {**CHART, "app": "vcluster-etcd"}), GONE),
         (item(CLUSTER_ROLES, "vc-gone-v-team", {**CHART, "chart": "syncer-0.1.0"}), GONE),
         (GO_VOLUME, GONE),
     ],
 )
 def test_whose_something_was(one: Item, cluster: Cluster) -> None:
     assert whose(one) == cluster
+    assert any(label_predicate(selector)(one.obj) for selector in SELECTORS), "it is looked for"
     assert one.resource.namespaced is False or (one.resource.group, one.resource.plural) in made_on_hosts()
 
 
