@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from syncer.errors import ConfigError, Conflict, Forbidden, NoSuchCluster, NotFound
@@ -25,7 +26,7 @@ from syncer.kube.types import (
 from syncer.naming import LABEL_CLUSTER
 from syncer.releases import namespaces
 from syncer.releases.belongings import Item, belongings, is_claim, is_record
-from syncer.releases.readiness import LOOK_SECONDS, until
+from syncer.releases.readiness import in_time, until
 from syncer.releases.release import STATEFUL_SETS, find_release
 from syncer.releases.survey import Survey, elsewhere
 
@@ -33,13 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from syncer.kube.client import Client
-    from syncer.kube.types import Obj, Resource
+    from syncer.kube.types import Key, Obj, Resource
     from syncer.releases.helm import Helm
     from syncer.releases.waiting import Progress
 
 _SETTLE_SECONDS = 2.0
 """For how long the host's controllers may need to remove what they made for objects that are gone."""
 _SHOWN = 5
+_AGAIN = "run the same command again to go on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +167,7 @@ class Deletion:
             patch: dict[str, object] = {"replicas": 0}
             if self._wishes.keep_claims:  # or their owner, the StatefulSet, takes them along
                 patch["persistentVolumeClaimRetentionPolicy"] = {"whenDeleted": "Retain", "whenScaled": "Retain"}
-            with suppress(NotFound):
-                await self._host.patch(STATEFUL_SETS, item.key, {"spec": patch})
+            await in_time(partial(self._patch, STATEFUL_SETS, item.key, {"spec": patch}), self._progress, _AGAIN)
         owners = {item.uid for item in stateful_sets}
 
         async def running() -> str:
@@ -176,15 +177,24 @@ class Deletion:
 
         await until(running, self._progress, "its node does not answer; when it is lost, delete the pod with --force, and run it again")
 
+    async def _patch(self, resource: Resource, key: Key, patch: Obj) -> None:
+        with suppress(NotFound):
+            await self._host.patch(resource, key, patch)
+
     async def _detach_claims(self) -> None:
         """Kept claims have no owner any more that would take them along."""
-        if not self._wishes.keep_claims:
-            return
-        _, own = await self._look()
-        for item in own:
-            if is_claim(item) and item.obj["metadata"].get("ownerReferences"):
+
+        async def owned() -> str:
+            _, own = await self._look()
+            claims = [item for item in own if is_claim(item) and item.obj["metadata"].get("ownerReferences")]
+            for item in claims:
                 metadata = {"uid": item.uid, "resourceVersion": item.obj["metadata"]["resourceVersion"], "ownerReferences": None}
-                await self._host.patch(PERSISTENT_VOLUME_CLAIMS, item.key, {"metadata": metadata})
+                with suppress(Conflict):
+                    await self._patch(PERSISTENT_VOLUME_CLAIMS, item.key, {"metadata": metadata})
+            return f"{claims[0]} still has an owner" if claims else ""
+
+        if self._wishes.keep_claims:
+            await until(owned, self._progress, _AGAIN)
 
     async def _sweep(self) -> str:
         """Delete what is left; in words, what does not go."""
@@ -212,21 +222,30 @@ class Deletion:
 
     async def _volumes(self) -> list[str]:
         claims = {item.uid for item in self._done.removed.values() if is_claim(item)}
+        if not claims:
+            return []
         try:
-            volumes = await self._host.list_all(PERSISTENT_VOLUMES) if claims else []
+            volumes = await in_time(partial(self._host.list_all, PERSISTENT_VOLUMES), self._progress, "everything is gone")
         except Forbidden:
             return []
         return [fate(volume) for volume in volumes if ((volume.get("spec") or {}).get("claimRef") or {}).get("uid") in claims]
 
     async def _end_namespace(self, namespace: Obj, *, begun: bool) -> str:
         """In words what became of it."""
-        deadline = self._progress.elapsed + _SETTLE_SECONDS
-        while not begun and (why := namespaces.why_kept(await self._survey.everything(), self._survey.unseen)):
-            if self._progress.elapsed > deadline:
-                return f"Namespace {self._namespace} kept: {why}"
-            await asyncio.sleep(LOOK_SECONDS)
+        deadline = min(self._progress.elapsed + _SETTLE_SECONDS, self._progress.limit)
+        why = ""
+
+        async def settled() -> str:
+            nonlocal why
+            why = namespaces.why_kept(await self._survey.everything(), self._survey.unseen)
+            if not why:
+                await namespaces.delete(self._host, namespace)
+            return why if self._progress.elapsed < deadline else ""
+
         if not begun:
-            await namespaces.delete(self._host, namespace)
+            await until(settled, self._progress, "the virtual cluster itself is gone")
+        if why:
+            return f"Namespace {self._namespace} kept: {why}"
         await namespaces.wait_gone(self._host, namespace, self._progress)
         return f"Namespace {self._namespace} deleted"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from syncer.errors import ApiError, Conflict, Forbidden, NotFound
+from syncer.errors import NETWORK_ERRORS, ApiError, Conflict, Forbidden, NotFound, told
 from syncer.kube.types import CONFIGMAPS, LEASES, PODS, SECRETS, Key, Resource, is_deleting, uid_of
 from syncer.releases.belongings import Item
 from syncer.releases.orphans import (
@@ -76,6 +76,8 @@ class Leftovers:
             return "is another one by now, and stays"
         except ApiError as error:
             return f"stays: {error.message}"
+        except NETWORK_ERRORS as error:
+            return f"stays, or not: {told(error)}"
         return _DELETED
 
     async def _marked(self) -> list[Item]:

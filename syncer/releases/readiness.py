@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from syncer.errors import ApiError, NotFound, TooLate
+from syncer.errors import NETWORK_ERRORS, ApiError, Expired, NotFound, Throttled, TooLate, told
 from syncer.kube.types import EVENTS, PERSISTENT_VOLUME_CLAIMS, PODS, SERVICES, Key, key_of
 from syncer.releases.release import DATASTORE, SELECTOR, STATEFUL_SETS
 from syncer.releases.waiting import Progress, Scene, ended_containers, is_ready, why_not_ready
@@ -16,16 +16,44 @@ if TYPE_CHECKING:
     from syncer.kube.client import Client
     from syncer.kube.types import Obj
 
+T = TypeVar("T")
+
 LOOK_SECONDS = 0.5
 
 
 async def until(condition: Callable[[], Awaitable[str]], progress: Progress, otherwise: str) -> None:
-    """Until `condition` answers "", else the reason why it is not so yet. TooLate with the last reason, and `otherwise`: what to do."""
-    while reason := await condition():
+    """Until `condition` answers "", else the reason why it is not so yet. TooLate with the last reason, and `otherwise`: what to do.
+
+    An API server that does not answer, or that cannot just now, is such a reason; any other refusal is raised.
+    """
+    while reason := await _answered(condition):
         progress.waits(reason)
         if progress.elapsed >= progress.limit:
             raise TooLate(f"waited {progress.limit:.0f} s in vain: {reason}; {otherwise}")
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def in_time(attempt: Callable[[], Awaitable[T]], progress: Progress, otherwise: str) -> T:
+    """What `attempt` returns, as soon as the API server lets it; it may be begun several times. Raises as `until` does."""
+    found: list[T] = []
+
+    async def done() -> str:
+        found.append(await attempt())
+        return ""
+
+    await until(done, progress, otherwise)
+    return found[0]
+
+
+async def _answered(condition: Callable[[], Awaitable[str]]) -> str:
+    try:
+        return await condition()
+    except ApiError as error:
+        if error.status < 500 and not isinstance(error, Throttled | Expired):
+            raise
+        return f"a request failed: {told(error)}"
+    except NETWORK_ERRORS as error:
+        return f"a request failed: {told(error)}"
 
 
 async def wait_ready(host: Client, name: str, namespace: str, progress: Progress) -> None:

@@ -15,6 +15,7 @@ from syncer.releases.orphans import DEPLOYMENTS
 from syncer.releases.release import STATEFUL_SETS
 from syncer.translate.metadata import host_metadata
 from tests.fakes.apiserver import FakeApiServer
+from tests.fakes.requests import on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,3 +78,11 @@ async def test_one_that_was_made_anew_or_lost_its_marks_stays(host_api: FakeApiS
     assert [words for _, words in await leftovers.remove(found)] == ["is no orphan any more"] * 2 + ["deleted"]
     assert uid_of(await host.get(CONFIGMAPS, Key("team", first.key.name))) != first.uid
     assert names(host_api) == [first.key.name, second.key.name]
+
+
+async def test_what_became_of_each_is_told_though_the_host_stops_answering(host_api: FakeApiServer, leftovers: Leftovers) -> None:
+    found = await leftovers.look()
+    host_api.fault(on("delete", CONFIGMAPS, name=found[1].item.key.name), drop=True)
+    first, second, third = [words for _, words in await leftovers.remove(found)]
+    assert (first, third) == ("deleted", "deleted")
+    assert second.startswith("stays, or not: ")
