@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LONGEST_NAME = 52
-_VERSIONED = {"k3s": (("vcluster",), "-k3s1"), "k8s": (("api", "controller"), "")}
-"""By distro, of which values the image's tag is the Kubernetes version, and what follows it there."""
+_VERSIONED = {"vcluster": "-k3s1", "api": "", "controller": ""}
+"""Of which values the image's tag is the Kubernetes version, and what follows it there. No distro renders another one's."""
 _VERSION = re.compile(r"v?(\d+\.\d+\.\d+)")
 
 
@@ -82,8 +82,7 @@ def _version(wanted: Wanted, chart: Path) -> Mapping[str, str]:
     if found is None:
         raise ConfigError(f"--kubernetes-version: {wanted.kubernetes_version!r} has no image; name a whole version, such as 1.36.3")
     defaults: dict[str, Any] = yaml.safe_load((chart / "values.yaml").read_text())
-    parts, suffix = _VERSIONED[wanted.distro or defaults["distro"]]
-    return {f"{part}.image": f"{defaults[part]['image'].rpartition(':')[0]}:v{found[1]}{suffix}" for part in parts}
+    return {f"{part}.image": f"{defaults[part]['image'].rpartition(':')[0]}:v{found[1]}{suffix}" for part, suffix in _VERSIONED.items()}
 
 
 async def create(host: Client, helm: Helm, wanted: Wanted, chart: Path, progress: Progress) -> str:

@@ -20,14 +20,21 @@ def test_no_name(name: str) -> None:
         require_name(name)
 
 
+IMAGES = [
+    "--set=vcluster.image=rancher/k3s:v1.35.2-k3s1",
+    "--set=api.image=registry.k8s.io/kube-apiserver:v1.35.2",
+    "--set=controller.image=registry.k8s.io/kube-controller-manager:v1.35.2",
+]
+"""Of all distros: which one it is may be said in a file, or may have been said long ago."""
 CASES: list[tuple[Wanted, list[str]]] = [
     (Wanted(name="a", namespace="n"), []),
     (Wanted(name="a", namespace="n", isolate=True), ["--set=isolation.enabled=true"]),
     (Wanted(name="a", namespace="n", expose=True), ["--set=service.type=LoadBalancer"]),
     (Wanted(name="a", namespace="n", expose=True, sets=("service.type=NodePort",)), ["--set=service.type=NodePort"]),
     (Wanted(name="a", namespace="n", distro="k8s"), ["--set=distro=k8s"]),
-    (Wanted(name="a", namespace="n", kubernetes_version="1.35.2"), ["--set=vcluster.image=rancher/k3s:v1.35.2-k3s1"]),
-    (Wanted(name="a", namespace="n", kubernetes_version="v1.35.2"), ["--set=vcluster.image=rancher/k3s:v1.35.2-k3s1"]),
+    (Wanted(name="a", namespace="n", kubernetes_version="1.35.2"), IMAGES),
+    (Wanted(name="a", namespace="n", kubernetes_version="v1.35.2", distro="k8s"), ["--set=distro=k8s", *IMAGES]),
+    (Wanted(name="a", namespace="n", kubernetes_version="1.35.2", sets=("vcluster.image=x",)), [*IMAGES[1:], "--set=vcluster.image=x"]),
     (Wanted(name="a", namespace="n", values=("x.yaml", "-"), sets=("a=b",)), ["--values=x.yaml", "--values=-", "--set=a=b"]),
     (Wanted(name="a", namespace="n", upgrade=True), ["--reset-then-reuse-values"]),
 ]
@@ -36,16 +43,6 @@ CASES: list[tuple[Wanted, list[str]]] = [
 @pytest.mark.parametrize(("wanted", "expected"), CASES)
 def test_what_helm_is_told(wanted: Wanted, expected: list[str]) -> None:
     assert arguments(wanted, CHART) == [str(CHART), *expected]
-
-
-def test_a_version_of_upstream_images() -> None:
-    image = "registry.k8s.io/kube"
-    expected = [f"--set=api.image={image}-apiserver:v1.35.2", f"--set=controller.image={image}-controller-manager:v1.35.2"]
-    assert arguments(Wanted(name="a", namespace="n", kubernetes_version="1.35.2", distro="k8s"), CHART) == [
-        str(CHART),
-        "--set=distro=k8s",
-        *expected,
-    ]
 
 
 def test_a_version_that_has_no_image() -> None:
