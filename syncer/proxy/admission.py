@@ -282,6 +282,8 @@ def webhook_configuration(url: str, ca: bytes) -> Obj:
                 "expression": _WANTS_ADDRESSES,
             },
         ],
+        "namespaceSelector": {},
+        "objectSelector": {},
         "matchPolicy": "Equivalent",
         "failurePolicy": "Fail",
         "sideEffects": "NoneOnDryRun",

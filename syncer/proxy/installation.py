@@ -62,6 +62,7 @@ class Installation:
         self._leads = leads
         self._look = asyncio.Event()
         self._server: AdmissionServer | None = None
+        self._not_tended = ""
         self.problem = "the webhook for Services is not served yet"
         """Why new Services get no addresses now; "" when they do."""
 
@@ -98,8 +99,12 @@ class Installation:
             if self._leads():
                 await self._install(server.certificates.ca)
         except (SyncerError, *NETWORK_ERRORS) as error:
-            log.debug("admission.not_tended", error=str(error) or type(error).__name__)
+            words = str(error) or type(error).__name__
+            if words != self._not_tended:
+                log.warning("admission.not_tended", error=words)
+            self._not_tended = words
             return False
+        self._not_tended = ""
         return True
 
     async def _watch_fence(self) -> None:
@@ -119,7 +124,8 @@ class Installation:
     async def _install(self, ca: bytes) -> None:
         assert self._server is not None
         configuration = webhook_configuration(self._server.url, ca)
-        await self._virtual.patch(MUTATING_WEBHOOKS, key_of(configuration), configuration, strategy="apply")
+        # By force: whoever changed a field since, be it by kubectl edit or a restored backup, would have it for good.
+        await self._virtual.patch(MUTATING_WEBHOOKS, key_of(configuration), configuration, strategy="apply", force=True)
 
     async def _accept_host_addresses(self) -> None:
         """Have the virtual API server accept the addresses that the host gives to Services, whatever its own range is."""

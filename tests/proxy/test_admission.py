@@ -366,6 +366,7 @@ def test_webhook_configuration() -> None:
     assert webhook["clientConfig"] == {"url": "https://127.0.0.1:8444/admission/services", "caBundle": "UEVN"}
     assert (webhook["failurePolicy"], webhook["sideEffects"], webhook["matchPolicy"]) == ("Fail", "NoneOnDryRun", "Equivalent")
     assert (webhook["reinvocationPolicy"], webhook["timeoutSeconds"]) == ("Never", 10)
+    assert (webhook["namespaceSelector"], webhook["objectSelector"]) == ({}, {}), "what is not applied is not taken back"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from syncer.proxy.installation import Installation
 from syncer.sync.fence import Fence, owner_key
 from syncer.sync.recorder import Notice
 from tests.fakes.apiserver import FakeApiServer
-from tests.fakes.requests import on
+from tests.fakes.requests import Request, on
 from tests.patience import until
 
 if TYPE_CHECKING:
@@ -192,6 +192,21 @@ async def is_trusted(url: str, ca: bytes) -> bool:
     return True
 
 
+def unforced(request: Request) -> bool:
+    """An apply that leaves other managers' fields alone."""
+    return on("patch", MUTATING_WEBHOOKS)(request) and request.params.get("force") != "true"
+
+
+async def refuse_twice(replica: Replica, api: FakeApiServer, words: str) -> None:
+    """What it applies."""
+    fault = api.fault(on("patch", MUTATING_WEBHOOKS), status=403, message=words)
+    replica.installation.look()
+    await until(lambda: fault.hits > 0)
+    replica.installation.look()
+    await until(lambda: fault.hits > 1)
+    fault.lift()
+
+
 class TestInstallation:
     async def test_it_is_one_for_all_replicas(
         self, clients: Mapping[Side, Client], virtual_api: FakeApiServer, host_api: FakeApiServer
@@ -219,6 +234,33 @@ class TestInstallation:
             one.leads = True
             one.installation.look()
             await until(lambda: configured(virtual_api) is not None)
+
+    async def test_what_another_field_manager_owns_is_taken_back(
+        self, clients: Mapping[Side, Client], virtual_api: FakeApiServer, logs: list[EventDict]
+    ) -> None:
+        """At the start as well: it would never get ready."""
+        virtual_api.fault(unforced, status=409)
+        async with replicas(clients, 1) as (one,):
+            await one.ready()
+            virtual_api.change(MUTATING_WEBHOOKS, WEBHOOK, {"webhooks": []})
+            one.leads = True
+            one.installation.look()
+            await until(lambda: (virtual_api.get(MUTATING_WEBHOOKS, WEBHOOK) or {})["webhooks"])
+        assert "start.waiting" not in [line["event"] for line in logs]
+
+    async def test_why_it_cannot_be_put_right_is_told_once(
+        self, clients: Mapping[Side, Client], virtual_api: FakeApiServer, logs: list[EventDict]
+    ) -> None:
+        def told() -> list[str]:
+            return [line["error"] for line in logs if line["event"] == "admission.not_tended" and line["log_level"] == "warning"]
+
+        async with replicas(clients, 1) as (one,):
+            await one.ready()
+            one.leads = True
+            await refuse_twice(one, virtual_api, "no")
+            await refuse_twice(one, virtual_api, "never")
+            assert len(told()) == 2
+            assert one.installation.problem == "", "what is installed serves all the same"
 
     async def test_another_authority_is_trusted_before_it_is_served(
         self, clients: Mapping[Side, Client], virtual_api: FakeApiServer, host_api: FakeApiServer
