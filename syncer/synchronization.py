@@ -70,6 +70,7 @@ class Synchronization:
             verify=fence.verify,
             wall=time.time,
             announce=fence.warn,
+            told=fence.released_at,
         )
         self._caches = Caches(
             specs,

@@ -38,7 +38,7 @@ class Guard:
     `limit_count` and `limit_fraction`: a burst is held when it is larger than both `limit_count` objects and
     `limit_fraction` of the managed ones. `verify` is awaited before any unexplained deletion and raises when the
     virtual control plane is not the one it should be. `wall` tells epoch seconds; `announce(reason, message)` puts an
-    event where the platform engineer sees it.
+    event where the platform engineer sees it. `told` is the release that was written before, for holds that are not ours.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Guard:
         verify: Callable[[], Awaitable[None]],
         wall: Callable[[], float],
         announce: Callable[[str, str], None],
+        told: float | None,
     ) -> None:
         self._limit_count = limit_count
         self._limit_fraction = limit_fraction
@@ -56,6 +57,7 @@ class Guard:
         self._wall = wall
         self._announce = announce
         self._seen: OrderedDict[object, None] = OrderedDict()
+        self._told = told
         self._released_at = 0.0
         self._held_since: dict[str, float] = {}
         self._held_count: dict[str, int] = {}
@@ -72,13 +74,24 @@ class Guard:
         self._seen.pop(fact, None)
 
     def release(self, at: float) -> None:
-        """A person let every hold go that began before `at` (epoch seconds); repeating an old release does nothing."""
-        if at <= self._released_at:
+        """A person let every hold go that began before `at` (epoch seconds); repeating the last release does nothing.
+
+        Whoever wrote it has another clock: should that be ahead, the release ends now, as nobody has agreed to what is held later.
+        """
+        if at == self._told:
             return
-        self._released_at = at
-        for resource, since in list(self._held_since.items()):
-            if since <= at:
-                log.warning("deletions.released", resource=resource, count=self._held_count.get(resource, 0))
+        self._told = at
+        waiting = self.held()
+        self._released_at = max(self._released_at, min(at, self._wall()))
+        still = self.held()
+        for resource, count in waiting.items():
+            if resource not in still:
+                log.warning("deletions.released", resource=resource, count=count)
+            else:
+                remedy = "run `syncer release-deletions`; if that was done, its time comes from a clock that is behind"
+                log.warning(
+                    "deletions.not_released", resource=resource, count=count, released=at, held=self.held_since(resource), remedy=remedy
+                )
 
     async def permit(
         self, resource: str, counterpart: Iterable[object], orphans: Callable[[], Awaitable[Orphans]], *, irreplaceable: bool = False

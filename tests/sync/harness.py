@@ -189,7 +189,9 @@ class World:
             clock=clock,
         )
         await fence.open()
-        guard = parts.guard(limit_count=25, limit_fraction=0.25, verify=fence.verify, wall=wall, announce=fence.warn)
+        guard = parts.guard(
+            limit_count=25, limit_fraction=0.25, verify=fence.verify, wall=wall, announce=fence.warn, told=fence.released_at
+        )
         synced = frozenset(spec.kind for spec in specs)
         policy = Policy(service_name=NAMES.suffix, dns_service=DNS_SERVICE, synced=synced, owner=fence.owner_reference())
         before_swap = {Side.VIRTUAL: fence.verify, Side.HOST: fence.verify_host}

@@ -155,7 +155,7 @@ async def test_of_what_is_irreplaceable_no_number_is_small_enough(irreplaceable:
     async def orphans() -> Orphans:
         return Orphans(0, 1000)  # counted before this one was missing
 
-    guard = Guard(limit_count=25, limit_fraction=0.25, verify=verify, wall=lambda: 1000.0, announce=lambda _reason, _message: None)
+    guard = Guard(limit_count=25, limit_fraction=0.25, verify=verify, wall=lambda: 1000.0, announce=lambda *_: None, told=None)
     assert (await guard.permit("claims", (), orphans, irreplaceable=irreplaceable) is not None) is held
     guard.saw_deleted("uid-1")
     assert await guard.permit("claims", ("uid-1",), orphans, irreplaceable=irreplaceable) is None

@@ -40,9 +40,9 @@ def vanish(world: World, side: Side, resource: Resource, keys: list[Key]) -> Non
     server.resume_watches()
 
 
-def release(world: World) -> None:
-    """What `syncer release-deletions` does."""
-    now = datetime.fromtimestamp(wall(), UTC).isoformat()
+def release(world: World, *, ahead: float = 0.0) -> None:
+    """What `syncer release-deletions` does where the clock is `ahead` by so many seconds."""
+    now = datetime.fromtimestamp(wall() + ahead, UTC).isoformat()
     world.host.change(CONFIGMAPS, world.owner, {"metadata": {"annotations": {RELEASE_DELETIONS: now}}})
 
 
@@ -124,6 +124,25 @@ async def test_a_release_does_not_cover_the_next_burst() -> None:
             release(world)
             await asyncio.sleep(15)
             assert world.host.objects(PODS) == []
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_release_by_a_clock_that_is_ahead_does_not_cover_the_next_burst_either(restarted: bool) -> None:
+    async with running() as world:
+        release(world, ahead=1800)
+        await asyncio.sleep(60)
+        if restarted:
+            await world.kill()
+            await world.start()
+        assert world.syncer is not None
+        keys = await with_pods(world, 30)
+        vanish(world, Side.VIRTUAL, PODS, keys)
+        await asyncio.sleep(60)
+        assert world.syncer.guard.held() == {"pods": 30}
+        assert len(world.host.objects(PODS)) == 30
+        release(world, ahead=1200)
+        await asyncio.sleep(15)
+        assert world.host.objects(PODS) == []
 
 
 async def test_what_held_pods_need_is_held_with_them() -> None:

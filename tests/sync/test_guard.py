@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from syncer.errors import FenceClosed
 from syncer.sync.guard import Guard, Orphans
 
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
+
 
 class Bench:
     """A guard with a hand-moved clock, and what it announced."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: float | None = None) -> None:
         self.now = 1000.0
         self.announced: list[tuple[str, str]] = []
         self.fence_closed = False
@@ -22,6 +27,7 @@ class Bench:
             verify=self.verify,
             wall=lambda: self.now,
             announce=lambda reason, message: self.announced.append((reason, message)),
+            told=told,
         )
 
     async def verify(self) -> None:
@@ -82,9 +88,53 @@ async def test_a_hold_is_announced_once_and_released_by_a_later_word_only() -> N
     assert bench.guard.held() == {}
 
 
+async def test_a_release_by_a_clock_that_is_ahead_lets_no_later_hold_go() -> None:
+    bench = Bench()
+    assert await bench.permit(1000, 1000) is not None
+    bench.now = 1010.0
+    bench.guard.release(2800.0)
+    assert await bench.permit(1000, 1000) is None
+    bench.guard.end("pods")
+    bench.now = 1500.0
+    assert await bench.permit(1000, 1000) is not None
+    bench.guard.release(2800.0)  # as it is read again and again
+    assert await bench.permit(1000, 1000) is not None
+    bench.guard.release(2100.0)  # by another person, whose clock is less ahead
+    assert await bench.permit(1000, 1000) is None
+
+
+async def test_a_release_by_a_clock_that_is_behind_is_told_to_do_nothing(logs: list[EventDict]) -> None:
+    bench = Bench()
+    assert await bench.permit(1000, 1000) is not None
+    for _ in range(2):
+        bench.guard.release(700.0)
+    assert await bench.permit(1000, 1000) is not None
+    assert [entry["event"] for entry in logs].count("deletions.not_released") == 1
+
+
+async def test_what_was_released_stays_so_after_a_release_by_a_clock_that_is_behind() -> None:
+    bench = Bench()
+    assert await bench.permit(1000, 1000) is not None
+    bench.now = 1010.0
+    bench.guard.release(1010.0)
+    bench.guard.release(700.0)
+    assert await bench.permit(1000, 1000) is None
+
+
+async def test_a_release_that_was_there_at_the_start_is_of_holds_before_it() -> None:
+    bench = Bench(told=2800.0)
+    assert await bench.permit(1000, 1000) is not None
+    bench.guard.release(2800.0)
+    assert await bench.permit(1000, 1000) is not None
+    bench.now = 1010.0
+    bench.guard.release(1010.0)
+    assert await bench.permit(1000, 1000) is None
+
+
 async def test_a_hold_ends_by_itself_when_the_counterparts_are_back_and_the_next_one_needs_a_new_release() -> None:
     bench = Bench()
     assert await bench.permit(100, 100) is not None
+    bench.now = 1005.0
     bench.guard.release(1005.0)
     assert await bench.permit(3, 100) is None
     bench.now = 2000.0
