@@ -34,7 +34,10 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
 
 
 async def release(settings: Settings) -> str:
-    """Write the present time on the owner ConfigMap, and return it: every deletion held until then may go ahead."""
+    """Write the present time on the owner ConfigMap, and return it: every deletion held until then may go ahead.
+
+    It is the host's, as the syncer judges it by its own clock: that of this machine may be anything.
+    """
     from syncer.errors import ConfigError, NotFound
     from syncer.kube.client import Client
     from syncer.kube.config import load_cluster
@@ -42,8 +45,8 @@ async def release(settings: Settings) -> str:
     from syncer.sync.fence import RELEASE_DELETIONS, owner_key
 
     owner = owner_key(settings.target_namespace, settings.name)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     async with Client(await load_cluster(settings.host_kube_config or None), Side.HOST) as host:
+        now = (await host.server_time() or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             await host.patch(CONFIGMAPS, owner, {"metadata": {"annotations": {RELEASE_DELETIONS: now}}})
         except NotFound:

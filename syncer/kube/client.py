@@ -18,6 +18,8 @@ import socket
 import struct
 from asyncio import constants, sslproto
 from contextlib import asynccontextmanager
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from urllib.parse import quote
@@ -34,6 +36,7 @@ from syncer.kube.types import Key, Lane, Obj, Resource, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     from aiohttp.abc import AbstractStreamWriter
@@ -286,6 +289,14 @@ class Client:
         """Any other JSON request, answered verbatim; `path` must be encoded already."""
         answer = await self._call(method.lower(), None, "", method, path, params=params, body=body, lane=lane)
         return answer.json()
+
+    async def server_time(self) -> datetime | None:
+        """What the server's clock says, to the second; None if it does not tell."""
+        answer = await self._call("get", None, "", "GET", "/version")
+        try:
+            return parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return None
 
     async def request_text(self, path: str, *, params: Mapping[str, str] | None = None) -> str:
         """A GET of what is no object, such as a container's log; `path` must be encoded already."""

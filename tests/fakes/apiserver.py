@@ -25,6 +25,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
 
@@ -227,6 +228,7 @@ class FakeApiServer(Faults):
         if isinstance(answer, str):
             return web.Response(text=answer)
         response = _json(code, as_partial(answer) if partial else answer)
+        response.headers["Date"] = formatdate(self.registry.now(), usegmt=True)
         for warning in self._handlers.warnings(request):
             response.headers.add("Warning", warning)
         return response

@@ -4,6 +4,7 @@ import asyncio
 import json
 import ssl
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -294,6 +295,13 @@ class TestFailures:
         with pytest.raises(aiohttp.ClientPayloadError, match="is not an object"):
             await client.get(PODS, KEY)
         assert await client.request_json("GET", "/") == [1]
+
+    @pytest.mark.parametrize(
+        ("date", "told"), [("Sun, 17 Mar 2030 17:46:40 GMT", datetime(2030, 3, 17, 17, 46, 40, tzinfo=UTC)), ("soon", None), ("", None)]
+    )
+    async def test_the_servers_clock(self, serve: Serve, connect: Connect, date: str, told: datetime | None) -> None:
+        client = await connect((await serve(failing(200, {}, {"Date": date}))).url)
+        assert await client.server_time() == told
 
     async def test_redirects_are_not_followed(self, serve: Serve, connect: Connect) -> None:
         """They could lead credentials elsewhere."""
