@@ -7,9 +7,10 @@ here block: call them in a thread.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,29 @@ LOCK_SECONDS = 10.0
 _LOOK_AGAIN = 0.05
 
 
+class _Verbatim(str):
+    """What stands without quotes where Go may read something else than Python: it is written as it was."""
+
+    __slots__ = ()
+
+
+_INTEGER, _VERBATIM = "tag:yaml.org,2002:int", "!verbatim"
 _RESOLVERS = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("int", "float", "timestamp", "value")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-"""Without dates: they are texts in a kubeconfig, and would be written in another form."""
+for _first in "+-.0123456789yYnN":
+    # To Go 1e3, 08 and 0o17 are numbers and y is true, but 1:30 is a text; and kubectl refuses a kubeconfig with a number for a name.
+    _RESOLVERS.setdefault(_first, []).extend(
+        (
+            (_INTEGER, re.compile(r"-?(0|[1-9][0-9]*)\Z")),
+            (_VERBATIM, re.compile(r"[-+]?\.?[0-9]|[-+]?\.(inf|nan)\Z|[yn]\Z", re.IGNORECASE)),
+        )
+    )
 _Loader: Any = type("_Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {"yaml_implicit_resolvers": _RESOLVERS})
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_Dumper: Any = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {"yaml_implicit_resolvers": _RESOLVERS})
+_Loader.add_constructor(_VERBATIM, lambda loader, node: _Verbatim(loader.construct_scalar(node)))
+_Dumper.add_representer(_Verbatim, lambda dumper, text: dumper.represent_scalar(_VERBATIM, str(text)))
 
 
 def to_write(files: Sequence[Path]) -> Path:
@@ -69,10 +86,13 @@ def change(file: Path, edit: Callable[[Obj], Obj]) -> Obj:
 
     Raises ConfigError for a file that cannot be read or written, TooLate if another program keeps it locked.
     """
-    file = file.resolve()  # the file, not the link to it, is replaced
+    # The file, not the link to it, is replaced; others may lock it by either name. Of a directory's names one is enough.
+    given, file = file.parent.resolve() / file.name, file.resolve()
     with _complaining(file, "written"):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(file):
+    with ExitStack() as locks:
+        for name in dict.fromkeys((given, file)):
+            locks.enter_context(_locked(name))
         before = load(_text(file) if file.exists() else "", str(file))
         after = edit(before)
         if after != before:

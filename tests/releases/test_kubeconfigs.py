@@ -50,10 +50,41 @@ def test_what_is_written_is_what_is_read(document: Obj) -> None:
     assert kubeconfigs.load(kubeconfigs.dump(document), "file") == document
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e3",
+        "12e4567",
+        "1.5e3",
+        ".5e3",
+        "1e+06",
+        "0o17",
+        "08",
+        "1_0",
+        "0X1f",
+        "1:30",
+        "2024-01-01",
+        "007",
+        "0x1F",
+        "1.50",
+        ".inf",
+        "y",
+        "N",
+    ],
+)
+def test_what_go_and_python_read_differently_is_written_as_it_was(value: str) -> None:
+    """Numbers, truth values and texts for the one or for the other: kubectl refuses a kubeconfig whose context's name is a number."""
+    content = f"a: {value}\nb: '{value}'\n{value}: c\n"
+    document = kubeconfigs.load(content, "file")
+    assert document == {"a": value, "b": value, value: "c"}
+    assert kubeconfigs.dump(document) == content
+
+
 def test_values_that_look_like_something_else_keep_their_meaning() -> None:
     document = kubeconfigs.load(TRICKY, "file")
     assert document["contexts"][0]["name"] == "2024-01-01"
     assert document["contexts"][0]["context"]["last-update"] == "2024-01-01T00:00:00Z"
+    assert document["contexts"][0]["extensions"][0]["extension"]["port"] == 8443
     assert kubeconfigs.load(kubeconfigs.dump(document), "file") == document
     assert list(document) == ["current-context", "contexts", "clusters"]
 
@@ -108,8 +139,12 @@ class TestChange:
             list(pool.map(lambda number: kubeconfigs.change(file, add(f"n{number}")), range(24)))
         assert {f"n{number}" for number in range(24)} <= set(yaml.safe_load(file.read_text()))
 
-    def test_waits_for_a_lock(self, tmp_path: Path) -> None:
-        file, lock = tmp_path / "config", tmp_path / "config.lock"
+    @pytest.mark.parametrize("locked", ["config.lock", "real/file.lock"])
+    def test_waits_for_a_lock_of_the_file_and_of_the_link_to_it(self, tmp_path: Path, locked: str) -> None:
+        """kubectl locks by the name that it was given, and empties the file before it writes."""
+        file, lock = tmp_path / "config", tmp_path / locked
+        lock.parent.mkdir(exist_ok=True)
+        file.symlink_to(tmp_path / "real" / "file")
         lock.touch()
         waiting = threading.Thread(target=kubeconfigs.change, args=(file, add("a")))
         waiting.start()
@@ -119,6 +154,13 @@ class TestChange:
         lock.unlink()
         waiting.join(30)
         assert file.exists()
+        assert not list(tmp_path.rglob("*.lock"))
+
+    def test_in_a_directory_with_two_names_does_not_wait_for_itself(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        kubeconfigs.change(tmp_path / "link" / "config", add("a"))
+        assert os.listdir(tmp_path / "real") == ["config"]
 
     def test_tells_of_a_lock_that_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kubeconfigs, "LOCK_SECONDS", 0.1)
