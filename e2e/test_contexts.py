@@ -145,7 +145,8 @@ class TestContexts:
         )
         document["contexts"].append({"name": "007", "context": {"cluster": "1.10", "user": "on"}})
         document["clusters"].append({"name": "1.10", "cluster": {"server": "https://ten.test"}})
-        user.file.write_text(yaml.safe_dump(document))
+        document["contexts"] += [{"name": name, "context": {"cluster": "1.10", "user": "on"}} for name in ("1e3", "0o17", "08", "y")]
+        user.file.write_text(json.dumps(document))  # all texts in quotes
         before = json.loads(user.kubectl("config", "view", "--raw", "--output=json"))
         alpha = user.connect("alpha", "--update-current=false")
         assert alpha == before["current-context"]
