@@ -9,6 +9,8 @@ The order is what keeps it safe, whenever it is interrupted, and however often i
 4. The host pods are deleted, each with the grace period that it asks for. Those that have finished stay, with their logs.
 
 Before a resume gives the replicas back, no host pod may be on its way out: to the syncer it would look as if somebody had deleted it.
+
+Who resumes beside a pause has the last word: the pause looks before each step and while it waits, and gives back what it took since.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from syncer.errors import ConfigError, Conflict, NotFound
+from syncer.errors import ConfigError, Conflict, NoSuchCluster, NotFound
 from syncer.kube.types import CONFIGMAPS, PODS, annotations_of, is_deleting, key_of, uid_of
 from syncer.naming import LABEL_MANAGED_BY, Names
 from syncer.releases.belongings import tenant_pods
@@ -106,16 +108,19 @@ async def pause(host: Client, release: Release, progress: Progress) -> int:
     main, *datastores = await _stateful_sets(host, release)
     require_lasting([main, *datastores])
     await _take_down(host, release, [main], progress)
+    await _require_paused(host, release)
     await _take_down(host, release, datastores, progress)
     names = Names(release.name, release.namespace)
     running = [pod for pod in await _pods(host, names) if not is_finished(pod)]
+    await _require_paused(host, release)
     await _record(host, release, running)
     for start in range(0, len(running), _AT_ONCE):
-        await _require_paused(host, key_of(main))
+        await _require_paused(host, release)
         await asyncio.gather(*(_delete(host, pod) for pod in running[start : start + _AT_ONCE]))
     gone = {uid_of(pod) for pod in running}
 
     async def ending() -> str:
+        await _require_paused(host, release)
         return _still("the tenant's pods", [key_of(pod).name for pod in await _pods(host, names) if uid_of(pod) in gone])
 
     await until(ending, progress, f"they may take as long as they were promised; {_AGAIN}")
@@ -124,9 +129,7 @@ async def pause(host: Client, release: Release, progress: Progress) -> int:
 
 async def resume(host: Client, release: Release, progress: Progress) -> bool:
     """Give the replicas back; False when it was not paused. Raises TooLate: then run it again."""
-    stateful_sets = await _stateful_sets(host, release)
-    patches = [(key_of(one), patch) for one in reversed(stateful_sets) if (patch := resume_patch(one))]
-    if not patches:
+    if not _resumptions(await _stateful_sets(host, release)):
         return False
     names = Names(release.name, release.namespace)
 
@@ -135,14 +138,25 @@ async def resume(host: Client, release: Release, progress: Progress) -> bool:
         return _still("pods of before the pause", left)
 
     await until(ending, progress, "they have to end first, or their owners would be taken for deleted; run the same command again")
-    for key, patch in patches:
-        await host.patch(STATEFUL_SETS, key, patch)
+    await _resume(host, await _stateful_sets(host, release))
     return True
 
 
+def _resumptions(stateful_sets: list[Obj]) -> list[tuple[Key, Obj]]:
+    """Datastores first."""
+    return [(key_of(one), patch) for one in reversed(stateful_sets) if (patch := resume_patch(one))]
+
+
+async def _resume(host: Client, stateful_sets: list[Obj]) -> None:
+    for key, patch in _resumptions(stateful_sets):
+        await host.patch(STATEFUL_SETS, key, patch)
+
+
 async def _stateful_sets(host: Client, release: Release) -> list[Obj]:
-    """The control plane's own first, which the syncer runs in; then datastores."""
+    """The control plane's own first, which the syncer runs in; then datastores. Raises NoSuchCluster without the first."""
     found = await host.list_all(STATEFUL_SETS, release.namespace, label_selector=f"{CONTROL_PLANE},release={release.name}")
+    if all(key_of(one).name != release.name for one in found):
+        raise NoSuchCluster(f"{release.name} in namespace {release.namespace} is gone: somebody deleted it meanwhile; see `syncer list`")
     return sorted(found, key=lambda one: (key_of(one).name != release.name, key_of(one).name))
 
 
@@ -154,10 +168,12 @@ async def _pods(host: Client, names: Names) -> list[Obj]:
 async def _take_down(host: Client, release: Release, stateful_sets: list[Obj], progress: Progress) -> None:
     for stateful_set in stateful_sets:
         if patch := pause_patch(stateful_set, datetime.now(UTC)):
-            await host.patch(STATEFUL_SETS, key_of(stateful_set), patch)
+            with suppress(NotFound):  # the next look tells what that means
+                await host.patch(STATEFUL_SETS, key_of(stateful_set), patch)
     owners = {uid_of(stateful_set) for stateful_set in stateful_sets}
 
     async def running() -> str:
+        await _require_paused(host, release)
         pods = await host.list_all(PODS, release.namespace, label_selector=f"{CONTROL_PLANE},release={release.name}")
         return _still("pods of the control plane", [key_of(pod).name for pod in pods if _owners(pod) & owners])
 
@@ -192,9 +208,12 @@ async def _record(host: Client, release: Release, pods: list[Obj]) -> None:
         ) from None
 
 
-async def _require_paused(host: Client, key: Key) -> None:
-    if PAUSED not in annotations_of(await host.get(STATEFUL_SETS, key)):
-        raise ConfigError(f"somebody resumed {key.name} meanwhile, so its pods are left alone")
+async def _require_paused(host: Client, release: Release) -> None:
+    """Give way to whoever resumed it: what the pause stopped since then, a datastore, comes back, and the rest is left alone."""
+    stateful_sets = await _stateful_sets(host, release)
+    if PAUSED not in annotations_of(stateful_sets[0]):
+        await _resume(host, stateful_sets)
+        raise ConfigError(f"somebody resumed {release.name} meanwhile, so its pods are left alone; pause it again if it is to stop")
 
 
 def _owners(pod: Obj) -> set[str]:

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from syncer.errors import NETWORK_ERRORS, ConfigError, TooLate
+from syncer.errors import NETWORK_ERRORS, ConfigError, NoSuchCluster, TooLate
 from syncer.kube.client import Client
 from syncer.kube.config import Cluster
 from syncer.kube.types import CONFIGMAPS, PODS, Key, Side, annotations_of, is_deleting, key_of, uid_of
 from syncer.naming import Names
-from syncer.releases.pausing import pause, resume
+from syncer.releases.pausing import DATE, REPLICAS, pause, resume
+from syncer.releases.release import PAUSED as ANNOTATION
 from syncer.releases.release import STATEFUL_SETS, find_release
 from syncer.releases.waiting import Progress
 from syncer.sync.fence import PAUSED_AT
 from syncer.translate.metadata import host_metadata
+from tests.patience import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -188,6 +190,62 @@ async def test_who_resumes_meanwhile_stops_a_pause(host_api: FakeApiServer) -> N
         with pytest.raises(ConfigError, match="somebody resumed demo meanwhile, so its pods are left alone"):
             await pause(client.only_while(permit), await find_release(client, "demo"), progress())
         assert len(host.shown()[1]) == 4
+
+
+@pytest.mark.parametrize("when", ["before the datastore stops", "while it stops", "before pods go", "at the end"])
+async def test_who_resumes_beside_a_pause_gets_all_back(host_api: FakeApiServer, when: str) -> None:
+    """Above all its datastore: the control plane would run without one."""
+    async with living(host_api) as (host, client):
+
+        def resume_all() -> None:
+            for name, replicas in (("demo", 2), ("demo-etcd", 3)):
+                stateful_set = host_api.get(STATEFUL_SETS, Key("team", name))
+                assert stateful_set is not None
+                if annotations_of(stateful_set).get(ANNOTATION) and (name == "demo" or when == "before pods go"):
+                    patch = {"metadata": {"annotations": {ANNOTATION: None, REPLICAS: None, DATE: None}}, "spec": {"replicas": replicas}}
+                    host_api.change(STATEFUL_SETS, key_of(stateful_set), patch)
+
+        def due() -> bool:
+            main, datastore = host_api.objects(STATEFUL_SETS)
+            down = [one["spec"]["replicas"] == 0 for one in (main, datastore)]
+            pods = [key_of(pod).name for pod in host_api.objects(PODS)]
+            if when == "before the datastore stops":
+                return down == [True, False] and "demo-0" not in pods
+            if when == "while it stops":
+                return down == [True, True] and "demo-etcd-0" in pods
+            if when == "before pods go":
+                return down == [True, True] and "demo-etcd-0" not in pods
+            return down == [True, True] and not {"web-x-default-x-demo", "db-x-default-x-demo"} <= {*pods}
+
+        async def beside() -> None:
+            await until(due)
+            resume_all()
+
+        other = asyncio.create_task(beside())
+        with pytest.raises(ConfigError, match="somebody resumed demo meanwhile"):
+            await pause(client, await find_release(client, "demo"), progress())
+        await other
+        assert host.shown()[0] == RUNNING[0]
+        assert (len(host.shown()[1]) == 4) is (when != "at the end")
+        assert "a host pod was deleted while a control plane ran" not in host.wrong or when == "at the end"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_one_that_is_deleted_beside_its_pause_or_resume(host_api: FakeApiServer, when: str) -> None:
+    async with living(host_api) as (host, client):
+        release = await find_release(client, "demo")
+
+        def delete() -> None:
+            if host_api.get(STATEFUL_SETS, Key("team", "demo")):
+                host_api.remove(STATEFUL_SETS, Key("team", "demo"))
+
+        if when == "before":
+            delete()
+        with pytest.raises(NoSuchCluster, match="demo in namespace team is gone: somebody deleted it meanwhile"):
+            await pause(client.only_while(delete) if when == "meanwhile" else client, release, progress())
+        with pytest.raises(NoSuchCluster, match="somebody deleted it meanwhile"):
+            await resume(client, release, progress())
+        assert host.shown()[0]["demo-etcd"] == (3, None)
 
 
 async def test_pods_that_do_not_end_are_named(host_api: FakeApiServer) -> None:
