@@ -63,7 +63,7 @@ class Deleted:
     """What becomes of the volumes of claims that were removed: that is not up to us."""
     namespace: str = ""
     """What became of the namespace."""
-    unseen: list[Resource] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For people: a line for each type."""
@@ -71,7 +71,7 @@ class Deleted:
         lines += [f"{_counted(kind, names)} kept" for kind, names in sorted(_by_kind(self.kept).items())]
         lines += self.volumes
         if self.unseen:
-            lines.append(f"not looked at, for want of the right to list them: {', '.join(sorted(map(str, self.unseen)))}")
+            lines.append(f"not looked at, as listing them fails or is not allowed: {', '.join(self.unseen)}")
         return [*lines, self.namespace] if self.namespace else lines
 
 
@@ -132,6 +132,7 @@ class Deletion:
         if not own and not records:
             raise NoSuchCluster(f"there is nothing of a virtual cluster {self._name!r} in namespace {self._namespace}; see `syncer list`")
         await self._refuse_others()
+        self._require_sight()
         namespace = await namespaces.to_go(self._host, self._namespace, self._wishes.namespace)
         going = {item.uid for item in own if not self._keeps(item)}
         strangers = [item for item in everything if item.uid not in going and not (records and is_record(item, self._name))]
@@ -144,7 +145,7 @@ class Deletion:
             await asyncio.gather(self._helm.uninstall(self._name, self._namespace), *(self._delete(item) for item in pods))
         self._done.removed |= {item.uid: item for item in own if item.uid in going}
         await until(self._sweep, self._progress, "something keeps it; its finalizers tell who, see kubectl get -o yaml; run it again then")
-        self._done.unseen = sorted(self._survey.unseen, key=str)
+        self._done.unseen = sorted(self._survey.unseen)
         self._done.volumes = await self._volumes()
         if namespace is not None:
             self._done.namespace = await self._end_namespace(namespace, begun=begun)
@@ -154,6 +155,12 @@ class Deletion:
         """The Go original's have the same marks."""
         with suppress(NoSuchCluster):
             (await find_release(self._host, self._name, self._namespace)).require_ours()
+
+    def _require_sight(self) -> None:
+        """Raise ConfigError if it cannot be known what would still run, or what would be lost."""
+        needed = (STATEFUL_SETS, PODS, *([PERSISTENT_VOLUME_CLAIMS] if self._wishes.keep_claims else []))
+        if hidden := self._survey.unseen & set(map(str, needed)):
+            raise ConfigError(f"nothing is deleted, as you may not list {', '.join(sorted(hidden))} in namespace {self._namespace}")
 
     async def _look(self) -> tuple[list[Item], list[Item]]:
         """Everything in the namespace, and what is its own there and elsewhere."""

@@ -20,7 +20,7 @@ from syncer.releases.orphans import (
     signs_of_life,
 )
 from syncer.releases.release import SELECTOR, STATEFUL_SETS
-from syncer.releases.survey import types
+from syncer.releases.survey import listed, types
 from syncer.runtime.leader import lease_key
 from syncer.sync.fence import owner_key
 
@@ -57,7 +57,7 @@ class Leftovers:
         living = await self._living({orphan.cluster for orphan in found})
         owners = await self._owners(found)
         if self._unseen:
-            self.remarks.append(f"not looked at, for want of the right to list them: {', '.join(sorted(self._unseen))}")
+            self.remarks.append(f"not looked at, as listing them fails or is not allowed: {', '.join(sorted(self._unseen))}")
         return orphans(found, living, owners)
 
     async def remove(self, found: Sequence[Orphan]) -> list[tuple[Orphan, str]]:
@@ -83,22 +83,19 @@ class Leftovers:
     async def _marked(self) -> list[Item]:
         """Whatever has a mark of any syncer or chart."""
         made = made_on_hosts()
-        of_namespaces, of_cluster = await asyncio.gather(types(self._host), types(self._host, namespaced=False))
-        wanted = [resource for resource in of_namespaces if (resource.group, resource.plural) in made]
+        found, untold = await types(self._host)
+        self._unseen |= untold
+        wanted = [resource for resource in found if not resource.namespaced or (resource.group, resource.plural) in made]
         asked = [
-            *(self._list(resource, self._namespace, selector) for resource in wanted for selector in SELECTORS),
-            *(self._list(resource, "", selector) for resource in of_cluster for selector in SELECTORS),
+            self._list(resource, self._namespace if resource.namespaced else "", selector) for resource in wanted for selector in SELECTORS
         ]
         return [item for some in await asyncio.gather(*asked) for item in some]
 
     async def _list(self, resource: Resource, namespace: str, selector: str) -> list[Item]:
-        try:
-            listed = await self._host.list_all(resource, namespace, label_selector=selector, metadata_only=True)
-        except ApiError as error:
-            if isinstance(error, Forbidden):
-                self._unseen.add(str(resource))
-            return []  # a type that went away, or whose own API server is down: nothing of ours is kept there
-        return [Item(resource, obj) for obj in listed]
+        items = await listed(self._host, resource, namespace, selector)
+        if items is None:
+            self._unseen.add(str(resource))
+        return items or []
 
     async def _living(self, clusters: Iterable[Cluster]) -> set[Cluster]:
         """Those that show a sign of life, or of which that cannot be told."""
@@ -130,8 +127,8 @@ class Leftovers:
         )
         items = []
         for resource, selector in lists:
-            listed = await self._host.list_all(resource, namespace, label_selector=selector, metadata_only=resource not in _WHOLE)
-            items += [Item(resource, obj) for obj in listed]
+            found = await self._host.list_all(resource, namespace, label_selector=selector, metadata_only=resource not in _WHOLE)
+            items += [Item(resource, obj) for obj in found]
         for cluster in clusters:
             for resource, key in ((CONFIGMAPS, owner_key(*cluster)), (LEASES, lease_key(*cluster))):
                 if (obj := await self._find(resource, key)) is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from syncer.kube.client import Client
-    from syncer.kube.types import Obj, Resource
+    from syncer.kube.types import Obj
     from syncer.releases.belongings import Item
     from syncer.releases.waiting import Progress
 
@@ -31,14 +31,14 @@ async def to_go(host: Client, name: str, wish: bool | None) -> Obj | None:
     return namespace if wanted else None
 
 
-def why_kept(items: Collection[Item], unseen: Collection[Resource]) -> str:
+def why_kept(items: Collection[Item], unseen: Collection[str]) -> str:
     """Why a namespace in which that is left has to stay; "" if it need not. `unseen` are types that could not be looked at."""
     if neighbours := others(items):
         return f"other virtual clusters live in it: {', '.join(neighbours)}"
     if strangers := foreign(items):
         return f"there are other things in it: {', '.join(map(str, strangers[:_SHOWN]))}"
     if unseen:
-        return f"something else may be in it, of types that may not be looked at: {', '.join(sorted(map(str, unseen)))}"
+        return f"something else may be in it, of types that could not be looked at: {', '.join(sorted(unseen))}"
     return ""
 
 

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from syncer.errors import ApiError, Forbidden, NotFound
+from syncer.errors import NETWORK_ERRORS, ApiError, Forbidden, NotFound, SyncerError
 from syncer.kube.types import SECRETS, Key, Resource
 from syncer.naming import LABEL_CLUSTER, LABEL_HOME
 from syncer.releases.belongings import EVENTS, Item
@@ -21,20 +21,49 @@ CLUSTER_ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrole
 
 
 _NOT_THERE = (404, 405)
+_OWN_GROUPS = frozenset(
+    {
+        "",
+        "apps",
+        "autoscaling",
+        "batch",
+        "coordination.k8s.io",
+        "discovery.k8s.io",
+        "networking.k8s.io",
+        "policy",
+        "rbac.authorization.k8s.io",
+        "resource.k8s.io",
+        "scheduling.k8s.io",
+        "storage.k8s.io",
+    }
+)
+"""What the host's API server serves itself, which works whenever it does. Others' groups may fail for as long as they like."""
 
 
 class Survey:
-    """Looks into one namespace. What may not be listed is left out, and named in `unseen`."""
+    """Looks into one namespace.
+
+    Raises ApiError when the host fails. What may not be listed, and others' API servers that fail, are left out.
+    """
 
     def __init__(self, host: Client, namespace: str) -> None:
         self._host = host
         self._namespace = namespace
         self._types: list[Resource] = []
-        self.unseen: set[Resource] = set()
+        self._untold: set[str] = set()
+        self._unlisted: set[str] = set()
+
+    @property
+    def unseen(self) -> set[str]:
+        """What the last look at everything left out: types, and whole versions of groups."""
+        return self._untold | self._unlisted
 
     async def everything(self) -> list[Item]:
         """The objects of all types that can be deleted, but for events."""
-        self._types = self._types or await types(self._host)
+        if not self._types or self._untold:
+            found, self._untold = await types(self._host)
+            self._types = [resource for resource in found if resource.namespaced]
+        self._unlisted.clear()
         return await self.of(self._types)
 
     async def of(self, resources: Iterable[Resource]) -> list[Item]:
@@ -43,12 +72,25 @@ class Survey:
         return [item for items in lists for item in items]
 
     async def _of(self, resource: Resource) -> list[Item]:
-        try:
-            return [Item(resource, obj) for obj in await self._host.list_all(resource, self._namespace, metadata_only=True)]
-        except ApiError as error:
-            if error.status not in _NOT_THERE:
-                self.unseen.add(resource)
+        items = await listed(self._host, resource, self._namespace)
+        if items is None:
+            self._unlisted.add(str(resource))
+        return items or []
+
+
+async def listed(host: Client, resource: Resource, namespace: str, selector: str = "") -> list[Item] | None:
+    """The objects of a type. None if they may not be listed, or if it is not the host's own and fails.
+
+    Raises ApiError or a network error when the host's own fail.
+    """
+    try:
+        return [Item(resource, obj) for obj in await host.list_all(resource, namespace, label_selector=selector, metadata_only=True)]
+    except (ApiError, *NETWORK_ERRORS) as error:
+        if isinstance(error, ApiError) and error.status in _NOT_THERE:
             return []
+        if isinstance(error, Forbidden) or resource.group not in _OWN_GROUPS:
+            return None
+        raise
 
 
 async def elsewhere(host: Client, name: str, namespace: str) -> list[Item]:
@@ -65,23 +107,31 @@ async def elsewhere(host: Client, name: str, namespace: str) -> list[Item]:
     return found + [Item(SECRETS, secret) for secret in secrets if secret["metadata"].get("namespace") != namespace]
 
 
-async def types(host: Client, *, namespaced: bool = True) -> list[Resource]:
-    """The types with a namespace, or those without, that can be listed and deleted, in the version that the host prefers; no events."""
+async def types(host: Client) -> tuple[list[Resource], set[str]]:
+    """The types that can be listed and deleted, in the version that the host prefers; no events.
+
+    And the versions of others' groups that do not tell theirs. Raises ApiError when one of the host's own does not.
+    """
     groups = (await host.request_json("GET", "/apis")).get("groups") or ()
-    versions = ["/api/v1", *(f"/apis/{group['preferredVersion']['groupVersion']}" for group in groups)]
-    lists = await asyncio.gather(*(_served(host, path) for path in versions))
-    return [resource for listed in lists for resource in listed if resource.namespaced is namespaced]
+    versions = ["v1", *(group["preferredVersion"]["groupVersion"] for group in groups)]
+    lists = await asyncio.gather(*(_served(host, version) for version in versions))
+    untold = {version for version, served in zip(versions, lists, strict=True) if served is None}
+    return [resource for served in lists for resource in served or ()], untold
 
 
-async def _served(host: Client, path: str) -> list[Resource]:
+async def _served(host: Client, group_version: str) -> list[Resource] | None:
+    group, _, version = group_version.rpartition("/")
     try:
-        listed: dict[str, Any] = await host.request_json("GET", path)
-    except ApiError:
-        return []  # an API server of its own that is down
-    group, _, version = listed["groupVersion"].rpartition("/")
-    return [
-        Resource(group, version, item["name"], item["kind"], item["namespaced"])
-        for item in listed.get("resources") or ()
-        if "/" not in item["name"] and {"list", "delete"} <= set(item.get("verbs") or ())
-        if (group, item["name"]) not in EVENTS
-    ]
+        answer: dict[str, Any] = await host.request_json("GET", f"/apis/{group_version}" if group else f"/api/{version}")
+        return [
+            Resource(group, version, item["name"], item["kind"], item["namespaced"])
+            for item in answer.get("resources") or ()
+            if "/" not in item["name"] and {"list", "delete"} <= set(item.get("verbs") or ())
+            if (group, item["name"]) not in EVENTS
+        ]
+    except NotFound:
+        return []  # it went away
+    except (SyncerError, *NETWORK_ERRORS, AttributeError, KeyError, TypeError):  # whoever may register an API service may answer anything
+        if group in _OWN_GROUPS:
+            raise
+        return None

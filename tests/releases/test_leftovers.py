@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from syncer.errors import ApiError
 from syncer.kube.client import Client
 from syncer.kube.config import Cluster as Access
-from syncer.kube.types import CONFIGMAPS, SECRETS, Key, Obj, Side, uid_of
+from syncer.kube.types import CONFIGMAPS, SECRETS, Key, Obj, Resource, Side, uid_of
 from syncer.naming import LABEL_CLUSTER, Names
 from syncer.releases.leftovers import Leftovers
 from syncer.releases.orphans import DEPLOYMENTS
@@ -86,3 +87,14 @@ async def test_what_became_of_each_is_told_though_the_host_stops_answering(host_
     first, second, third = [words for _, words in await leftovers.remove(found)]
     assert (first, third) == ("deleted", "deleted")
     assert second.startswith("stays, or not: ")
+
+
+async def test_a_look_that_fails_finds_nothing_out(host_api: FakeApiServer, leftovers: Leftovers) -> None:
+    """And is not "there are no orphans"; what the host has from others may fail."""
+    host_api.register(Resource("example.com", "v1", "widgets", "Widget", namespaced=False))
+    host_api.fault(lambda request: request.path.startswith("/apis/example.com/v1"), status=503)
+    assert len(await leftovers.look()) == 3
+    assert leftovers.remarks == ["not looked at, as listing them fails or is not allowed: example.com/v1"]
+    host_api.fault(on("list", CONFIGMAPS), status=503)
+    with pytest.raises(ApiError):
+        await leftovers.look()
