@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 import ssl
 import time
 from base64 import b64encode
@@ -19,7 +20,7 @@ from aiohttp import web
 
 from syncer.errors import NETWORK_ERRORS, ApiError, ConfigError, FenceClosed, Refused, SyncerError
 from syncer.kube import codec
-from syncer.kube.types import MUTATING_WEBHOOKS, SERVICE_CIDRS, Key
+from syncer.kube.types import MUTATING_WEBHOOKS, SERVICE_CIDRS, Key, is_deleting, key_of
 from syncer.naming import DOMAIN
 from syncer.proxy.certificates import Certificates, issue_certificates
 
@@ -312,3 +313,18 @@ def service_cidr(cidrs: Iterable[str]) -> Obj:
         "metadata": {"name": f"host-{name}"},
         "spec": {"cidrs": ranges},
     }
+
+
+def missing_service_cidr(cidrs: Iterable[str], found: Iterable[Obj]) -> Obj | None:
+    """The `service_cidr` of these ranges that is to be made beside those `found`; None while one that stays has the ranges.
+
+    One that is being deleted stays while its addresses are in use, and no others are accepted. Ranges may overlap, names may not.
+    """
+    wanted = service_cidr(cidrs)
+    there = {key_of(one).name: one for one in found}
+    if any(not is_deleting(one) and {*wanted["spec"]["cidrs"]} <= {*one["spec"]["cidrs"]} for one in there.values()):
+        return None
+    name = wanted["metadata"]["name"]
+    others = (f"{name}-{number}" for number in itertools.count(2))
+    free = next(other for other in itertools.chain([name], others) if other not in there)
+    return {**wanted, "metadata": {"name": free}}

@@ -13,7 +13,7 @@ import structlog
 
 from syncer.errors import NETWORK_ERRORS, AlreadyExists, FenceClosed, NotFound, SyncerError
 from syncer.kube.types import MUTATING_WEBHOOKS, SERVICE_CIDRS, SERVICES, Key, Side, key_of
-from syncer.proxy.admission import AdmissionServer, service_cidr, webhook_configuration
+from syncer.proxy.admission import AdmissionServer, missing_service_cidr, webhook_configuration
 from syncer.runtime.patience import AGAIN, insist, until_told
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Installation:
         self._cidrs = cidrs
         self._port = port
         self._leads = leads
+        self._ranges: tuple[str, ...] = ()
         self._look = asyncio.Event()
         self._server: AdmissionServer | None = None
         self._not_tended = ""
@@ -77,7 +78,13 @@ class Installation:
 
     async def run(self) -> None:
         """Until cancelled. Raises ConfigError when the port is taken."""
-        await self._insist("the range of Service addresses", self._accept_host_addresses)
+        served = await self._insist("the range of Service addresses", self._accept_host_addresses)
+        if not served and not self._cidrs:
+            log.error(
+                "service_cidr.not_served",
+                remedy="before Kubernetes 1.33, start the virtual API server with the host's range as --service-cluster-ip-range, "
+                "and give that to --service-cidr",
+            )
         certificates = await self._insist("the authority of the webhook for Services", self._authority.issue)
         async with AdmissionServer(self._allocator, certificates, port=self._port, issue=self._reissue) as server:
             self._server = server
@@ -98,6 +105,7 @@ class Installation:
                 await server.renew()
             if self._leads():
                 await self._install(server.certificates.ca)
+                await self._accept_host_addresses()
         except (SyncerError, *NETWORK_ERRORS) as error:
             words = str(error) or type(error).__name__
             if words != self._not_tended:
@@ -127,24 +135,19 @@ class Installation:
         # By force: whoever changed a field since, be it by kubectl edit or a restored backup, would have it for good.
         await self._virtual.patch(MUTATING_WEBHOOKS, key_of(configuration), configuration, strategy="apply", force=True)
 
-    async def _accept_host_addresses(self) -> None:
-        """Have the virtual API server accept the addresses that the host gives to Services, whatever its own range is."""
-        cidrs = self._cidrs or await self._host_families()
+    async def _accept_host_addresses(self) -> bool:
+        """Have the virtual API server accept the addresses that the host gives to Services; False when it knows no such ranges."""
+        self._ranges = self._ranges or self._cidrs or await self._host_families()
         try:
-            await self._virtual.create(SERVICE_CIDRS, "", service_cidr(cidrs))
+            missing = missing_service_cidr(self._ranges, await self._virtual.list_all(SERVICE_CIDRS))
+            if missing is not None:
+                await self._virtual.create(SERVICE_CIDRS, "", missing)
+                log.info("service_cidr.created", name=key_of(missing).name, cidrs=missing["spec"]["cidrs"])
         except AlreadyExists:
-            return
+            return True  # another replica was first
         except NotFound:
-            served = False
-        else:
-            served = True
-            log.info("service_cidr.created", cidrs=list(cidrs))
-        if not served and not self._cidrs:
-            log.error(
-                "service_cidr.not_served",
-                remedy="before Kubernetes 1.33, start the virtual API server with the host's range as --service-cluster-ip-range, "
-                "and give that to --service-cidr",
-            )
+            return False
+        return True
 
     async def _host_families(self) -> tuple[str, ...]:
         """The widest range of each IP family that the host's Services have, seen by the one in front of the virtual API server."""

@@ -14,7 +14,15 @@ import pytest
 
 from syncer.errors import ConfigError, FenceClosed, Refused, Stale, api_error
 from syncer.proxy import authority
-from syncer.proxy.admission import AdmissionServer, read_review, service_cidr, status_of, wants_addresses, webhook_configuration
+from syncer.proxy.admission import (
+    AdmissionServer,
+    missing_service_cidr,
+    read_review,
+    service_cidr,
+    status_of,
+    wants_addresses,
+    webhook_configuration,
+)
 from syncer.proxy.certificates import LIFE, Certificates
 
 if TYPE_CHECKING:
@@ -384,3 +392,28 @@ def test_service_cidr(cidrs: list[str], name: str, ranges: list[str]) -> None:
         "metadata": {"name": name},
         "spec": {"cidrs": ranges},
     }
+
+
+def existing(name: str, *cidrs: str, deleted: bool = False) -> Obj:
+    return {"metadata": {"name": name, **({"deletionTimestamp": "2026-11-22T06:00:00Z"} if deleted else {})}, "spec": {"cidrs": [*cidrs]}}
+
+
+OURS = "host-10-0-0-0-8"
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        pytest.param([], OURS, id="none"),
+        pytest.param([existing("kubernetes", "10.43.0.0/16")], OURS, id="the server's own range"),
+        pytest.param([existing(OURS, "10.0.0.0/8")], None, id="there"),
+        pytest.param([existing("tenants", "fd00::/108", "10.0.0.0/8")], None, id="somebody else's"),
+        pytest.param([existing(OURS, "10.0.0.0/8", deleted=True)], f"{OURS}-2", id="going"),
+        pytest.param([existing(OURS, "10.0.0.0/8", deleted=True), existing(f"{OURS}-2", "10.0.0.0/8")], None, id="replaced"),
+        pytest.param([existing(f"{OURS}{end}", "10.0.0.0/8", deleted=True) for end in ("", "-2")], f"{OURS}-3", id="both going"),
+        pytest.param([existing(OURS, "10.0.0.0/9")], f"{OURS}-2", id="another range of that name"),
+    ],
+)
+def test_a_service_cidr_that_is_going_does_not_count(found: list[Obj], name: str | None) -> None:
+    missing = missing_service_cidr(["10.0.0.0/8"], found)
+    assert missing == (None if name is None else {**service_cidr(["10.0.0.0/8"]), "metadata": {"name": name}})

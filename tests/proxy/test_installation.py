@@ -16,7 +16,7 @@ from cryptography import x509
 from syncer.errors import SyncerError
 from syncer.kube.client import Client
 from syncer.kube.config import Cluster
-from syncer.kube.types import CONFIGMAPS, MUTATING_WEBHOOKS, SECRETS, SERVICE_CIDRS, Key, Obj, Side
+from syncer.kube.types import CONFIGMAPS, MUTATING_WEBHOOKS, SECRETS, SERVICE_CIDRS, Key, Obj, Side, is_deleting, key_of
 from syncer.proxy import authority
 from syncer.proxy.certificates import LIFE, SharedAuthority, secret_key
 from syncer.proxy.installation import Installation
@@ -234,6 +234,30 @@ class TestInstallation:
             one.leads = True
             one.installation.look()
             await until(lambda: configured(virtual_api) is not None)
+
+    async def test_addresses_are_accepted_again_when_their_range_is_deleted(
+        self, clients: Mapping[Side, Client], virtual_api: FakeApiServer
+    ) -> None:
+        """It stays, being deleted, as long as one of its addresses is in use: no start would find that it is missing."""
+
+        def staying() -> list[str]:
+            return [key_of(one).name for one in virtual_api.objects(SERVICE_CIDRS) if not is_deleting(one)]
+
+        def delete(name: str) -> None:
+            going = {"deletionTimestamp": "2026-11-22T06:00:00Z", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]}
+            virtual_api.change(SERVICE_CIDRS, Key("", name), {"metadata": going})
+
+        async with replicas(clients, 1) as (one,):
+            await one.ready()
+            assert staying() == ["host-0-0-0-0-0"]
+            delete("host-0-0-0-0-0")
+            one.leads = True
+            one.installation.look()
+            await until(lambda: staying() == ["host-0-0-0-0-0-2"])
+            delete("host-0-0-0-0-0-2")
+        async with replicas(clients, 1) as (one,):
+            await one.ready()
+            assert staying() == ["host-0-0-0-0-0-3"]
 
     async def test_what_another_field_manager_owns_is_taken_back(
         self, clients: Mapping[Side, Client], virtual_api: FakeApiServer, logs: list[EventDict]
