@@ -243,7 +243,7 @@ class App:
 
     async def _keep_up(self, host: Client) -> Upkeep:
         """What renews the certificates of the control plane, once they are good: without, it might not let us in."""
-        upkeep = await self._insist("the certificates of the control plane", lambda: open_upkeep(host, self._settings))
+        upkeep = open_upkeep(host, self._settings)
         await self._insist("the certificates of the control plane", upkeep.refresh)
         return upkeep
 

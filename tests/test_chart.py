@@ -15,7 +15,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from e2e import chart
 from e2e.lab.virtual import _K3S_LEAVES_OUT
 from syncer import resources
+from syncer.controlplane.preparation import keys_owner_key
+from syncer.kube.types import key_of
 from syncer.metrics import Measure, Metrics
+from syncer.sync.fence import owner_key
 
 FILES = chart.CHART / "files"
 _METRIC = re.compile(r"\b(?:syncer|process)_\w+")
@@ -92,6 +95,13 @@ def test_alerts_are_of_one_release_and_say_what_is_wrong() -> None:
         assert all("@namespace@" in selector and "@release@" in selector for selector in selectors), alert["alert"]
         assert alert["annotations"].keys() == {"summary", "description"}
         assert alert["labels"]["severity"] in ("warning", "critical")
+
+
+@pytest.mark.parametrize("shape", ["k8s", "k8s-older", "k8s-replicas"])
+def test_the_keys_of_the_control_plane_have_an_owner_of_their_own(shape: str) -> None:
+    golden = Path(chart.__file__).parent / "golden" / f"chart-{shape}.yaml"
+    made = {(obj["kind"], key_of(obj)) for obj in filter(None, yaml.safe_load_all(golden.read_text()))}
+    assert {("ConfigMap", of(chart.NAMESPACE, "blue")) for of in (owner_key, keys_owner_key)} <= made
 
 
 @pytest.mark.parametrize("shape", ["default", "k8s", "k8s-replicas"])

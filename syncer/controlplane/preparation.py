@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from syncer.controlplane.upkeep import Upkeep
 from syncer.errors import ConfigError, NotFound
 from syncer.kube.client import Client
 from syncer.kube.config import load_cluster
-from syncer.kube.types import CONFIGMAPS, Side, uid_of
+from syncer.kube.types import CONFIGMAPS, Key, Side, is_deleting, uid_of
 from syncer.runtime.patience import insist
 from syncer.sync.fence import owner_key, reference_to
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger("syncer.controlplane")
 
 _CONNECT_SECONDS = 5.0
+
+
+def keys_owner_key(namespace: str, name: str) -> Key:
+    """Where the ConfigMap is that owns the keys of the control plane `name` besides the fence's: that may be deleted to start afresh."""
+    return Key(namespace, f"vc-{name}-keys")
 
 
 async def prepare(settings: Settings, *, service_range: bool, wait_for: str) -> None:
@@ -42,8 +48,8 @@ async def prepare(settings: Settings, *, service_range: bool, wait_for: str) -> 
     log.info("prepared")
 
 
-async def open_upkeep(host: Client, settings: Settings) -> Upkeep:
-    """What keeps the certificates of `settings.control_plane_files`. Raises ApiError or a network error."""
+def open_upkeep(host: Client, settings: Settings) -> Upkeep:
+    """What keeps the certificates of `settings.control_plane_files`."""
     return Upkeep(
         host,
         directory=Path(settings.control_plane_files),
@@ -51,27 +57,30 @@ async def open_upkeep(host: Client, settings: Settings) -> Upkeep:
         namespace=settings.target_namespace,
         cluster_domain=settings.cluster_domain,
         life=settings.certificate_life,
-        owner=await _owner(host, settings),
+        owners=lambda: _owners(host, settings),
     )
 
 
 async def _make_certificates(host: Client, settings: Settings) -> None:
-    await (await open_upkeep(host, settings)).refresh()
+    await open_upkeep(host, settings).refresh()
 
 
 async def _find_range(host: Client, settings: Settings) -> None:
     namespace = settings.target_namespace
     ranges = await service_ranges(host, namespace)
-    await publish_ranges(host, configmap_key(namespace, settings.name), ranges, name=settings.name, owner=await _owner(host, settings))
+    owners = await _owners(host, settings)
+    await publish_ranges(host, configmap_key(namespace, settings.name), ranges, name=settings.name, owners=owners)
 
 
-async def _owner(host: Client, settings: Settings) -> Obj | None:
-    """The ownerReference of what is made, if there is an owner ConfigMap already, as the chart makes it."""
-    key = owner_key(settings.target_namespace, settings.name)
-    try:
-        return reference_to(key, uid_of(await host.get(CONFIGMAPS, key))) if settings.set_owner else None
-    except NotFound:
-        return None
+async def _owners(host: Client, settings: Settings) -> list[Obj]:
+    """The ownerReferences of what is made: to the ConfigMaps that the chart makes for that, as far as they are there."""
+    found: list[Obj] = []
+    for key in [of(settings.target_namespace, settings.name) for of in (owner_key, keys_owner_key) if settings.set_owner]:
+        with suppress(NotFound):
+            owner = await host.get(CONFIGMAPS, key)
+            if not is_deleting(owner):
+                found.append(reference_to(key, uid_of(owner)))
+    return found
 
 
 def _address(text: str) -> tuple[str, int]:

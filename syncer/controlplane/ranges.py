@@ -86,16 +86,15 @@ async def service_ranges(host: Client, namespace: str) -> tuple[str, ...]:
     return tuple([await range_around(address, contains) for address in addresses])
 
 
-async def publish_ranges(host: Client, key: Key, ranges: Sequence[str], *, name: str, owner: Obj | None) -> None:
+async def publish_ranges(host: Client, key: Key, ranges: Sequence[str], *, name: str, owners: Sequence[Obj]) -> None:
     """Tell the ranges in the ConfigMap `key` of the virtual cluster `name`. Safe beside another replica, which finds out the same."""
     data = {KEY: ",".join(ranges)}
-    metadata: Obj = {"name": key.name, "namespace": key.namespace, "labels": {LABEL_CLUSTER: name}}
-    if owner is not None:
-        metadata["ownerReferences"] = [owner]
+    owned: Obj = {"ownerReferences": [*owners]} if owners else {}
+    metadata: Obj = owned | {"name": key.name, "namespace": key.namespace, "labels": {LABEL_CLUSTER: name}}
     try:
         await host.create(CONFIGMAPS, key.namespace, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     except AlreadyExists:
-        await host.patch(CONFIGMAPS, key, {"data": data})
+        await host.patch(CONFIGMAPS, key, {"metadata": owned, "data": data})
     log.info("service_range.told", key=str(key), ranges=list(ranges))
 
 

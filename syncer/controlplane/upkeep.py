@@ -4,6 +4,9 @@ The authorities and the key that signs tokens are in the Secret `vc-NAME-certs`:
 issues certificates of its own into its volume. Those of etcd, which has no rights on the host, are in the Secret `vc-NAME-etcd`, which
 the kubelet mounts into its pods and keeps up to date there. All who use them read them again when they change
 (docs/adr/0011-control-plane-certificates.md).
+
+Whoever loses the authorities has lost all tokens and kubeconfigs, and etcd, which read its authority at its start. So more than one object
+owns the Secrets, and the garbage collector takes them only when all of these are gone, as with the release.
 """
 
 from __future__ import annotations
@@ -29,10 +32,10 @@ from syncer.controlplane.identities import (
 from syncer.errors import NETWORK_ERRORS, AlreadyExists, Conflict, NotFound, SyncerError
 from syncer.kube.types import Key
 from syncer.proxy.certificates import ask_authority
-from syncer.proxy.ownsecret import OwnSecret, content_of
+from syncer.proxy.ownsecret import OwnSecret, content_of, goes_with
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from syncer.controlplane.identities import Identity
@@ -53,7 +56,8 @@ _PURPOSE = "issuing the certificates of the control plane"
 class Upkeep:
     """Of the control plane of the virtual cluster `name`, whose files are below `directory`. Safe beside others and when cut off.
 
-    `life` is how many seconds certificates last; `wall` tells epoch seconds; `owner` is the ownerReference of the Secrets.
+    `life` is how many seconds certificates last; `wall` tells epoch seconds; `owners` finds the ownerReferences that the Secrets are to
+    have now, none if that is unknown.
     """
 
     def __init__(
@@ -65,12 +69,13 @@ class Upkeep:
         namespace: str,
         cluster_domain: str,
         life: float,
-        owner: Obj | None,
+        owners: Callable[[], Awaitable[Sequence[Obj]]],
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
-        self._shared = OwnSecret(host, Key(namespace, f"vc-{name}-certs"), name=name, owner=owner)
-        self._etcd = OwnSecret(host, Key(namespace, f"vc-{name}-etcd"), name=name, owner=owner)
+        self._shared = OwnSecret(host, Key(namespace, f"vc-{name}-certs"), name=name)
+        self._etcd = OwnSecret(host, Key(namespace, f"vc-{name}-etcd"), name=name)
+        self._owners = owners
         self._of_pod = identities_of_pod(cluster_domain)
         self._of_etcd = identities_of_etcd(f"{name}-etcd")
         self._life = life
@@ -82,8 +87,9 @@ class Upkeep:
 
     async def refresh(self) -> None:
         """Make, renew and write what is missing or near its end. Raises SyncerError, ApiError or a network error."""
-        bundle = await self._agree()
-        await self._refresh_etcd(bundle)
+        owners = await self._owners()
+        bundle = await self._agree(owners)
+        await self._refresh_etcd(bundle, owners)
         await self._refresh_pod(bundle)
         self._bundle = bundle
 
@@ -104,42 +110,50 @@ class Upkeep:
     def _due(self) -> float:
         return min(self._renew_at.values())
 
-    async def _agree(self) -> Bundle:
+    async def _agree(self, owners: Sequence[Obj]) -> Bundle:
         """What the Secret holds. One that is gone is made again, of what we have had."""
         for _ in range(_TRIES):
             if (secret := await self._shared.read()) is not None:
-                try:
-                    return bundle_of(content_of(secret))
-                except SyncerError as error:
-                    raise SyncerError(
-                        f"the Secret {self._shared.key} on the host: {error}; restore it, or delete it while a replica runs, "
-                        "which makes it again of what it has"
-                    ) from None
-            bundle = self._bundle or await self._make()
+                bundle = self._parse(secret)
+                if goes_with(secret, owners):
+                    return bundle
+                data = {}
+            else:
+                bundle = self._bundle or await self._make()
+                data = bundle.data()
             try:
-                await self._shared.write(bundle.data(), None)
-            except AlreadyExists:
+                await self._shared.write(data, secret, owners)
+            except (AlreadyExists, Conflict, NotFound):
                 continue  # another replica was first
-            log.info("controlplane.authorities_kept", key=str(self._shared.key), new=self._bundle is None)
+            log.info("controlplane.authorities_kept", key=str(self._shared.key), new=secret is None and self._bundle is None)
             return bundle
-        raise SyncerError(f"the Secret {self._shared.key} on the host keeps vanishing while it is read")
+        raise SyncerError(f"the Secret {self._shared.key} on the host keeps changing while it is read")
+
+    def _parse(self, secret: Obj) -> Bundle:
+        try:
+            return bundle_of(content_of(secret))
+        except SyncerError as error:
+            raise SyncerError(
+                f"the Secret {self._shared.key} on the host: {error}; restore it, or delete it while a replica runs, "
+                "which makes it again of what it has"
+            ) from None
 
     async def _make(self) -> Bundle:
         answer = await ask_authority({"authorities": AUTHORITIES, "keys": [SIGNING_KEY]}, "making the authorities of the control plane")
         pairs = {name: Pair(**pair) for name, pair in answer["authorities"].items()}
         return Bundle(pairs, answer["keys"][SIGNING_KEY])
 
-    async def _refresh_etcd(self, bundle: Bundle) -> None:
+    async def _refresh_etcd(self, bundle: Bundle, owners: Sequence[Obj]) -> None:
         for _ in range(_TRIES):
             secret = await self._etcd.read()
             had = {name: content.decode("ascii", errors="replace") for name, content in content_of(secret or {}).items()}
             static = {"ca.crt": bundle.authorities[ETCD_CA].certificate}
             issued = await self._issue("etcd", bundle, self._of_etcd, had) if self._is_due("etcd", bundle, self._of_etcd, had) else {}
             changed = {name: text for name, text in (static | issued).items() if had.get(name) != text}
-            if not changed:
+            if not changed and secret is not None and goes_with(secret, owners):
                 return
             try:
-                await self._etcd.write({name: text.encode() for name, text in changed.items()}, secret)
+                await self._etcd.write({name: text.encode() for name, text in changed.items()}, secret, owners)
             except (AlreadyExists, Conflict, NotFound):
                 continue
             log.info("controlplane.written", key=str(self._etcd.key), what=sorted(changed))

@@ -130,7 +130,8 @@ class SharedAuthority:
 
     def __init__(self, host: Client, *, namespace: str, name: str, owner: Obj | None, life: float = LIFE) -> None:
         self.key = secret_key(namespace, name)
-        self._secret = OwnSecret(host, self.key, name=name, owner=owner)
+        self._secret = OwnSecret(host, self.key, name=name)
+        self._owners = [] if owner is None else [owner]
         self._life = life
 
     async def bundle(self) -> bytes:
@@ -150,7 +151,7 @@ class SharedAuthority:
             if secret is not None and given is not None and issued.ca == given.ca:
                 return issued
             try:
-                await self._secret.write({_CA: issued.ca, _CA_KEY: issued.ca_key}, secret)
+                await self._secret.write({_CA: issued.ca, _CA_KEY: issued.ca_key}, secret, self._owners)
             except (AlreadyExists, Conflict, NotFound):
                 continue  # another replica was first
             log.info("admission.authority_kept", key=str(self.key), new=given is None or issued.ca != given.ca)

@@ -11,19 +11,18 @@ from syncer.kube.types import SECRETS, Key, Obj, labels_of
 from syncer.naming import LABEL_CLUSTER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from syncer.kube.client import Client
 
 
 class OwnSecret:
-    """The Secret `key` of the virtual cluster `name`. `owner` is its ownerReference, if it is to have one."""
+    """The Secret `key` of the virtual cluster `name`."""
 
-    def __init__(self, host: Client, key: Key, *, name: str, owner: Obj | None) -> None:
+    def __init__(self, host: Client, key: Key, *, name: str) -> None:
         self.key = key
         self._host = host
         self._name = name
-        self._owner = owner
 
     async def read(self) -> Obj | None:
         """As it is now, None if there is none. Raises SyncerError if it is somebody else's, ApiError or a network error."""
@@ -37,22 +36,27 @@ class OwnSecret:
             )
         return secret
 
-    async def write(self, data: Mapping[str, bytes], had: Obj | None) -> None:
-        """Have it hold `data`, unless it has changed since it was read as `had`.
+    async def write(self, data: Mapping[str, bytes], had: Obj | None, owners: Sequence[Obj]) -> None:
+        """Have it hold `data` and go with its `owners` (ownerReferences; none: as before), unless it has changed since it was `had`.
 
         Then raises AlreadyExists, Conflict or NotFound; else ApiError or a network error.
         """
         encoded = {name: b64encode(content).decode() for name, content in data.items()}
+        metadata: Obj = {"ownerReferences": [*owners]} if owners else {}
         if had is not None:
-            unchanged = {name: had["metadata"][name] for name in ("uid", "resourceVersion")}
-            await self._host.patch(SECRETS, self.key, {"metadata": unchanged, "data": encoded})
+            metadata |= {name: had["metadata"][name] for name in ("uid", "resourceVersion")}
+            await self._host.patch(SECRETS, self.key, {"metadata": metadata, "data": encoded})
             return
-        metadata: Obj = {"name": self.key.name, "namespace": self.key.namespace, "labels": {LABEL_CLUSTER: self._name}}
-        if self._owner is not None:
-            metadata["ownerReferences"] = [self._owner]
+        metadata |= {"name": self.key.name, "namespace": self.key.namespace, "labels": {LABEL_CLUSTER: self._name}}
         await self._host.create(
             SECRETS, self.key.namespace, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": encoded}
         )
+
+
+def goes_with(secret: Obj, owners: Sequence[Obj]) -> bool:
+    """Whether these, if any, are its ownerReferences already."""
+    found = secret["metadata"].get("ownerReferences") or ()
+    return not owners or {reference["uid"] for reference in found} == {reference["uid"] for reference in owners}
 
 
 def content_of(secret: Obj) -> dict[str, bytes]:

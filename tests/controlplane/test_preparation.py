@@ -11,7 +11,7 @@ import pytest
 
 from syncer.controlplane.preparation import prepare
 from syncer.errors import ConfigError
-from syncer.kube.types import SECRETS, Key
+from syncer.kube.types import CONFIGMAPS, SECRETS, Key
 from syncer.settings import Settings
 from tests.fakes.requests import on
 
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from tests.fakes.apiserver import FakeApiServer
 
 
+OWNERS = [Key("host-ns", "vc-blue-owner"), Key("host-ns", "vc-blue-keys")]
+SHARED = [Key("host-ns", "vc-blue-certs"), Key("host-ns", "vc-blue-etcd")]
+
+
 @pytest.fixture
 def settings(host_api: FakeApiServer, tmp_path: Path) -> Settings:
     host_api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "host-ns"}})
-    owner = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "vc-blue-owner", "namespace": "host-ns"}}
-    host_api.create(owner)
+    for owner in OWNERS:
+        host_api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": owner.name, "namespace": owner.namespace}})
     kubeconfig = tmp_path / "host.kubeconfig"
     context = {"name": "host", "context": {"cluster": "host"}}
     clusters = [{"name": "host", "cluster": {"server": host_api.url}}]
@@ -38,9 +42,44 @@ async def test_it_waits_for_a_host_that_does_not_answer(settings: Settings, host
     await prepare(settings, service_range=False, wait_for="")
     assert fault.hits == 1
     assert (tmp_path / "data" / "k3s-config" / "kube-config.yaml").exists()
-    secret = host_api.get(SECRETS, Key("host-ns", "vc-blue-certs"))
+
+
+@pytest.mark.parametrize("gone", OWNERS)
+async def test_the_authorities_outlive_each_of_their_owners(settings: Settings, host_api: FakeApiServer, gone: Key) -> None:
+    """One of which a person is told to delete to start afresh: with etcd's data there, its authority and its keys have to be, too."""
+    await prepare(settings, service_range=False, wait_for="")
+    before = [host_api.get(SECRETS, key) for key in SHARED]
+    assert None not in before
+    host_api.remove(CONFIGMAPS, gone)
+    assert host_api.collect_garbage() == []
+    await prepare(settings, service_range=False, wait_for="")
+    after = [host_api.get(SECRETS, key) for key in SHARED]
+    (left,) = set(OWNERS) - {gone}
+    for had, has in zip(before, after, strict=True):
+        assert had is not None
+        assert has is not None
+        assert has["data"] == had["data"]
+        assert [owner["name"] for owner in has["metadata"]["ownerReferences"]] == [left.name]
+    host_api.remove(CONFIGMAPS, left)
+    assert sorted(host_api.collect_garbage()) == sorted(SHARED), "as with the release"
+
+
+async def test_what_is_on_its_way_out_owns_nothing(settings: Settings, host_api: FakeApiServer) -> None:
+    """`kubectl delete --cascade=foreground` leaves it until its dependents are gone."""
+    host_api.change(
+        CONFIGMAPS, OWNERS[0], {"metadata": {"finalizers": ["foregroundDeletion"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    )
+    await prepare(settings, service_range=False, wait_for="")
+    secret = host_api.get(SECRETS, SHARED[0])
     assert secret is not None
-    assert [owner["name"] for owner in secret["metadata"]["ownerReferences"]] == ["vc-blue-owner"]
+    assert [owner["name"] for owner in secret["metadata"]["ownerReferences"]] == [OWNERS[1].name]
+
+
+async def test_nothing_owns_them_where_that_is_not_wished(settings: Settings, host_api: FakeApiServer) -> None:
+    await prepare(settings.model_copy(update={"set_owner": False}), service_range=False, wait_for="")
+    secret = host_api.get(SECRETS, SHARED[0])
+    assert secret is not None
+    assert "ownerReferences" not in secret["metadata"]
 
 
 async def test_it_ends_once_somebody_listens(settings: Settings) -> None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 YEAR = 365 * 86400.0
 CERTS, ETCD = Key("host-ns", "vc-blue-certs"), Key("host-ns", "vc-blue-etcd")
-OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "name": "vc-blue-owner", "uid": "1"}
+FIRST: Obj = {"apiVersion": "v1", "kind": "ConfigMap", "name": "vc-blue-owner", "uid": "1"}
+SECOND: Obj = {"apiVersion": "v1", "kind": "ConfigMap", "name": "vc-blue-keys", "uid": "2"}
 LEAVES = {
     "server/tls/serving-kube-apiserver": ("server-ca", "kube-apiserver", []),
     "server/tls/client-kube-apiserver": ("client-ca", "system:apiserver", ["system:masters"]),
@@ -44,12 +45,16 @@ LEAVES = {
 
 
 class World:
-    """Replicas by name, each with a directory of its own, and one host. `ahead` is by how much the clock of deciding is."""
+    """Replicas by name, each with a directory of its own, and one host. `ahead` is by how much the clock of deciding is.
+
+    `owners` are the ownerReferences to be had now.
+    """
 
     def __init__(self, host: Client, directory: Path) -> None:
         self.host = host
         self.directory = directory
         self.ahead = 0.0
+        self.owners = [FIRST]
 
     def replica(self, name: str, life: float = YEAR) -> Upkeep:
         return Upkeep(
@@ -59,9 +64,12 @@ class World:
             namespace="host-ns",
             cluster_domain="example.org",
             life=life,
-            owner=OWNER,
+            owners=self.find_owners,
             wall=lambda: time.time() + self.ahead,
         )
+
+    async def find_owners(self) -> list[Obj]:
+        return self.owners
 
     def files(self, name: str) -> dict[str, str]:
         root = self.directory / name
@@ -79,6 +87,13 @@ def data(api: FakeApiServer, key: Key) -> dict[str, str]:
     secret = api.get(SECRETS, key)
     assert secret is not None
     return {name: b64decode(text).decode() for name, text in secret["data"].items()}
+
+
+def owners(api: FakeApiServer, key: Key) -> list[Obj]:
+    secret = api.get(SECRETS, key)
+    assert secret is not None
+    found: list[Obj] = secret["metadata"].get("ownerReferences", [])
+    return found
 
 
 def certificate(text: str) -> x509.Certificate:
@@ -170,9 +185,7 @@ async def test_replicas_agree(world: World, host_api: FakeApiServer) -> None:
         assert len({one[name] for one in files}) == 1
     assert files[0]["server/tls/service.key"] == shared["service.key"]
     assert len({one["k3s-config/client-admin.key"] for one in files}) == 3
-    secret = host_api.get(SECRETS, CERTS)
-    assert secret is not None
-    assert secret["metadata"]["ownerReferences"] == [OWNER]
+    assert owners(host_api, CERTS) == owners(host_api, ETCD) == [FIRST]
     assert belong_together(data(host_api, ETCD), "server")
 
 
@@ -252,6 +265,31 @@ class TestRenewal:
         finally:
             running.cancel()
         assert [entry["event"] for entry in logs].count("controlplane.not_renewed") == 1
+
+
+class TestOwners:
+    """Those of Secrets that may be older than them."""
+
+    @pytest.mark.parametrize("before", [[], [FIRST], [SECOND], [FIRST, {**SECOND, "uid": "of one that was made anew"}]])
+    async def test_that_have_come_take_the_secrets_on_as_they_are(self, world: World, host_api: FakeApiServer, before: list[Obj]) -> None:
+        world.owners = before
+        upkeep = world.replica("0")
+        await upkeep.refresh()
+        was = {key: data(host_api, key) for key in (CERTS, ETCD)}
+        world.owners = [FIRST, SECOND]
+        await asyncio.gather(upkeep.refresh(), world.replica("1").refresh())
+        for key, content in was.items():
+            assert owners(host_api, key) == [FIRST, SECOND]
+            assert data(host_api, key) == content
+        revision = host_api.revision
+        await upkeep.refresh()
+        assert host_api.revision == revision
+
+    async def test_that_nobody_knows_of_stay(self, world: World, host_api: FakeApiServer) -> None:
+        await world.replica("0").refresh()
+        world.owners = []
+        await world.replica("0").refresh()
+        assert owners(host_api, CERTS) == owners(host_api, ETCD) == [FIRST]
 
 
 class TestTheSharedSecret:
