@@ -20,6 +20,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _PIECE = re.compile(rf"({_NUMBER})(ns|us|µs|ms|s|m|h)")
 _SHORTEST_LIFE = 600.0
+_LONGEST_LIFE = 100 * 365 * 86400.0
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 
@@ -53,9 +54,11 @@ def duration(text: str) -> float:
     return seconds
 
 
-def _not_hasty(seconds: float) -> float:
+def _sensible(seconds: float) -> float:
     if seconds < _SHORTEST_LIFE:
         raise ValueError("certificates have to last 10m at least, so that there is time to renew them")
+    if seconds > _LONGEST_LIFE:
+        raise ValueError("certificates may last 876000h at most, which is a hundred years")
     return seconds
 
 
@@ -151,7 +154,7 @@ Port = Annotated[int, Field(ge=0, le=65535), _else("is not a port; write a numbe
 """A TCP port, 0 picks a free one."""
 Duration = Annotated[float, Field(gt=0), _text(duration)]
 """Seconds."""
-CertificateLife = Annotated[Duration, AfterValidator(_not_hasty)]
+CertificateLife = Annotated[Duration, AfterValidator(_sensible)]
 LeaseDuration = Annotated[Duration, AfterValidator(_whole)]
 LogFormat = Annotated[Literal["auto", "json", "console"], _text(str.lower), _else("is none of auto, json, console")]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], _text(str.lower), _else("is none of debug, info, warning, error")]

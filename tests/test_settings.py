@@ -115,6 +115,7 @@ def test_a_flag_overrides_the_environment_which_overrides_the_default() -> None:
         ("--lease-duration=0", "--lease-duration: '0' must be longer than nothing"),
         ("--lease-duration=60.5", "--lease-duration: a Lease knows whole seconds only"),
         ("--certificate-life=5m", "--certificate-life: certificates have to last 10m at least, so that there is time to renew them"),
+        ("--certificate-life=876001h", "--certificate-life: certificates may last 876000h at most, which is a hundred years"),
         ("--renew-deadline=60s", "--renew-deadline: must be shorter than --lease-duration, or a silent leader would outlive its lease"),
         ("--retry-period=35s", "--renew-deadline: must be longer than 1.2 times --retry-period, so that there is time for a second try"),
         ("--set-owner=perhaps", "--set-owner: 'perhaps' is neither true nor false"),

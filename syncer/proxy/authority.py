@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CA_LIFE = timedelta(days=3650)
+_LIVES = 4
+"""Of its certificates that a new authority of the webhook lasts at least. One with less than two left is replaced."""
 RENEW_AFTER = 0.8
 """Of the life of a control plane's certificate: then there is time left to find out why there is no other."""
 _SKEW = timedelta(minutes=5)
@@ -68,7 +70,7 @@ def issue(request: dict[str, Any], now: datetime) -> dict[str, Any]:
 def issue_loopback(request: dict[str, Any], now: datetime) -> dict[str, Any]:
     """A serving certificate of the authority in `request`, or of a new one when that is missing or near its end."""
     life = timedelta(seconds=request["life"])
-    ca, ca_key = _given(request, now + 2 * life) or _new_authority("syncer admission webhook CA", now)
+    ca, ca_key = _given(request, now + 2 * life) or _new_authority("syncer admission webhook CA", now, max(CA_LIFE, _LIVES * life))
     trusted = [ca, *(older for older in _trusted(request) if older != ca and older.not_valid_after_utc > now)]
     return {
         **_served(_subject("syncer admission webhook"), ["localhost", "127.0.0.1"], (ca, ca_key), now, now + life),
@@ -260,10 +262,10 @@ def _trusted(request: dict[str, Any]) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(request["ca"].encode()) if request.get("ca") else []
 
 
-def _new_authority(name: str, now: datetime) -> _Authority:
+def _new_authority(name: str, now: datetime, life: timedelta = CA_LIFE) -> _Authority:
     key = ec.generate_private_key(ec.SECP256R1())
     ca = (
-        _builder(_subject(name), key, now, now + CA_LIFE)
+        _builder(_subject(name), key, now, now + life)
         .issuer_name(_subject(name))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(digital_signature=True, key_cert_sign=True), critical=True)

@@ -54,6 +54,26 @@ def test_an_authority_is_kept_while_it_outlives_what_it_issues(years: int, same:
     parsed(second["certificate"]).verify_directly_issued_by(parsed(second["ca"]))
 
 
+@pytest.mark.parametrize("years", [4.9, 5, 6, 30, 100])
+def test_an_authority_outlives_certificates_of_any_life(years: float) -> None:
+    """Else each replica would make one of its own whenever it issues."""
+    life = 365 * 86400.0 * years
+    first = authority.issue({"life": life}, NOW)
+    second = authority.issue({"ca": first["ca"], "ca_key": first["ca_key"], "life": life}, NOW + timedelta(seconds=0.8 * life))
+    assert second["ca"] == first["ca"]
+    assert parsed(second["certificate"]).not_valid_after_utc < parsed(second["ca"]).not_valid_after_utc
+
+
+def test_an_authority_that_is_too_short_for_a_longer_life_is_replaced_once() -> None:
+    first = authority.issue({"life": LIFE}, NOW)
+    second, third = first, first
+    for later in (1, 2):
+        request = {"ca": second["ca"], "ca_key": second["ca_key"], "life": 6 * LIFE}
+        second, third = authority.issue(request, NOW + timedelta(days=later)), second
+    assert second["ca"] == third["ca"] != first["ca"]
+    assert str(second["ca"]).count("BEGIN") == 2, "the former one is trusted until it ends"
+
+
 def test_a_key_of_another_authority_is_refused() -> None:
     one, other = authority.issue({"life": LIFE}, NOW), authority.issue({"life": LIFE}, NOW)
     with pytest.raises(ValueError, match="do not belong together"):
