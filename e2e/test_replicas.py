@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from e2e.lab.api import wait_until
+from e2e.lab.api import ApiFailure, wait_until
 from e2e.replicas import LEASE, Replica, Replicas, churn
 from e2e.witness import Witness
-from syncer.kube.types import MUTATING_WEBHOOKS, SECRETS, SERVICES
+from syncer.kube.types import MUTATING_WEBHOOKS, SECRETS, SERVICE_CIDRS, SERVICES, is_deleting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,11 +186,44 @@ def test_all_replicas_have_one_authority(replicas: Replicas) -> None:
         assert key not in replica.log_text()
 
 
+WEBHOOK = MUTATING_WEBHOOKS.path("", "syncer.vcluster.loft.sh")
+
+
 def test_who_comes_to_lead_mends_the_webhook(replicas: Replicas) -> None:
     replicas.start()
     leader, other = replicas.roles()
-    replicas.virtual.api.delete(MUTATING_WEBHOOKS.path("", "syncer.vcluster.loft.sh"))
+    replicas.virtual.api.delete(WEBHOOK)
     leader.kill()
     wait_until(lambda: other.leads, "the other leads")
-    wait_until(lambda: replicas.virtual.api.find(MUTATING_WEBHOOKS.path("", "syncer.vcluster.loft.sh")) is not None, "it is back")
+    wait_until(lambda: replicas.virtual.api.find(WEBHOOK) is not None, "it is back")
     assert f":{other.webhook_port}/" in webhook(replicas)["url"]
+
+
+def test_who_comes_to_lead_mends_what_a_tenant_edited_and_deleted(replicas: Replicas) -> None:
+    """kubectl edit owns the fields that it changes; a range of addresses in use is never quite gone, but lets no Service have one."""
+    replicas.start()
+    leader, other = replicas.roles()
+    api = replicas.virtual.api
+    api.request("POST", SERVICES.path("default"), service("before"))
+    edited = api.get(WEBHOOK)
+    edited["webhooks"][0] |= {"failurePolicy": "Ignore", "objectSelector": {"matchLabels": {"none": "such"}}}
+    api.request("PUT", WEBHOOK, edited, params={"fieldManager": "kubectl-edit"})
+    ranges = {one["metadata"]["name"] for one in api.get(SERVICE_CIDRS.path())["items"] if one["metadata"]["name"] != "kubernetes"}
+    for name in ranges:
+        api.delete(SERVICE_CIDRS.path("", name))
+    assert {one["metadata"]["name"] for one in api.get(SERVICE_CIDRS.path())["items"] if is_deleting(one)} == ranges, "in use"
+    leader.kill()
+    wait_until(lambda: api.get(WEBHOOK)["webhooks"][0]["failurePolicy"] == "Fail", "it is as it was")
+    assert api.get(WEBHOOK)["webhooks"][0]["objectSelector"] == {}
+    wait_until(lambda: makes(replicas, service("after")), "Services get addresses again")
+    assert other.leads
+    for name in ("before", "after"):
+        api.delete(SERVICES.path("default", name))
+
+
+def makes(replicas: Replicas, body: Obj) -> bool:
+    try:
+        replicas.virtual.api.request("POST", SERVICES.path("default"), body)
+    except ApiFailure:
+        return False
+    return True
