@@ -72,10 +72,15 @@ class Item:
         return f"{self.resource.kind} {self.key.name}"
 
 
+def is_labelled(labels: Mapping[str, str], name: str) -> bool:
+    """Whether it has the labels of a control plane of that name: the Go original's chart, too, gives them to its own."""
+    return labels.get("app") in _APPS and labels.get("release") == name
+
+
 def is_of_chart(obj: Obj, name: str, namespace: str) -> bool:
     """Whether the chart made it for the release of that name in that namespace; for cluster-scoped objects too."""
     labels, annotations = labels_of(obj), annotations_of(obj)
-    if not _is_labelled(labels, name) or not _CHART.match(labels.get("chart", "")):
+    if not is_labelled(labels, name) or not _CHART.match(labels.get("chart", "")):
         return False
     if _RELEASE_NAME in annotations:
         return (annotations[_RELEASE_NAME], annotations.get(_RELEASE_NAMESPACE)) == (name, namespace)
@@ -101,7 +106,7 @@ def is_volume_of_control_plane(item: Item, name: str) -> bool:
     labels = labels_of(item.obj)
     return (
         item.resource == PERSISTENT_VOLUME_CLAIMS
-        and _is_labelled(labels, name)
+        and is_labelled(labels, name)
         and re.fullmatch(rf"[a-z0-9-]+-{re.escape(name)}(-[a-z0-9-]+)?-\d+", item.key.name) is not None
     )
 
@@ -164,10 +169,6 @@ def others(items: Iterable[Item]) -> list[str]:
         elif item.resource == CONFIGMAPS and name == owner_key("", labels.get(LABEL_CLUSTER) or "").name and labels.get(LABEL_CLUSTER):
             found.add(labels[LABEL_CLUSTER])
     return sorted(found)
-
-
-def _is_labelled(labels: Mapping[str, str], name: str) -> bool:
-    return labels.get("app") in _APPS and labels.get("release") == name
 
 
 def _owners(obj: Obj) -> set[str]:

@@ -22,20 +22,22 @@ from syncer.kube.types import (
     PODS,
     is_deleting,
     key_of,
+    labels_of,
 )
 from syncer.naming import LABEL_CLUSTER
 from syncer.releases import namespaces
-from syncer.releases.belongings import Item, belongings, is_claim, is_record
+from syncer.releases.belongings import Item, belongings, is_claim, is_labelled, is_record
+from syncer.releases.orphans import DEPLOYMENTS
 from syncer.releases.readiness import in_time, until
-from syncer.releases.release import STATEFUL_SETS, find_release
+from syncer.releases.release import STATEFUL_SETS, find_release, require_ours
 from syncer.releases.survey import Survey, elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from syncer.kube.client import Client
     from syncer.kube.types import Key, Obj, Resource
-    from syncer.releases.helm import Helm
+    from syncer.releases.helm import Helm, Record
     from syncer.releases.waiting import Progress
 
 _SETTLE_SECONDS = 2.0
@@ -127,12 +129,12 @@ class Deletion:
 
     async def run(self) -> Deleted:
         """All of it. Raises NoSuchCluster if nothing is there, TooLate if something does not go."""
-        records = [record for record in await self._helm.records(self._name, self._namespace) if record.ours]
+        records = await self._helm.records(self._name, self._namespace)
         everything, own = await self._look()
+        self._refuse_others(records, everything)
         if not own and not records:
             raise NoSuchCluster(f"there is nothing of a virtual cluster {self._name!r} in namespace {self._namespace}; see `syncer list`")
-        await self._refuse_others()
-        self._require_sight()
+        self._require_sight(records)
         namespace = await namespaces.to_go(self._host, self._namespace, self._wishes.namespace)
         going = {item.uid for item in own if not self._keeps(item)}
         strangers = [item for item in everything if item.uid not in going and not (records and is_record(item, self._name))]
@@ -151,14 +153,20 @@ class Deletion:
             self._done.namespace = await self._end_namespace(namespace, begun=begun)
         return self._done
 
-    async def _refuse_others(self) -> None:
-        """The Go original's have the same marks."""
-        with suppress(NoSuchCluster):
-            (await find_release(self._host, self._name, self._namespace)).require_ours()
+    def _refuse_others(self, records: Iterable[Record], everything: Iterable[Item]) -> None:
+        """Raise ConfigError if it is the Go original's, whose copies have the same marks as ours."""
+        for record in records:
+            if not record.ours:
+                what = f"{self._name} is a Helm release of {record.chart} in namespace {self._namespace}"
+                raise ConfigError(f"{what}; manage it with the program that made it")
+        for item in everything:
+            if item.resource in (STATEFUL_SETS, DEPLOYMENTS) and is_labelled(labels_of(item.obj), self._name):
+                require_ours(item.obj, self._name)
 
-    def _require_sight(self) -> None:
-        """Raise ConfigError if it cannot be known what would still run, or what would be lost."""
-        needed = (STATEFUL_SETS, PODS, *([PERSISTENT_VOLUME_CLAIMS] if self._wishes.keep_claims else []))
+    def _require_sight(self, records: Collection[Record]) -> None:
+        """Raise ConfigError if it cannot be known whose it is, what of it would still run, or what would be lost."""
+        claims = [PERSISTENT_VOLUME_CLAIMS] if self._wishes.keep_claims else []
+        needed = (STATEFUL_SETS, PODS, *claims, *([] if records else [DEPLOYMENTS]))
         if hidden := self._survey.unseen & set(map(str, needed)):
             raise ConfigError(f"nothing is deleted, as you may not list {', '.join(sorted(hidden))} in namespace {self._namespace}")
 

@@ -58,11 +58,8 @@ class Release:
         return Status.RUNNING if ready else Status.STARTING
 
     def require_ours(self) -> None:
-        """Raise ConfigError if another program's chart made it: it has the same labels, but other rules."""
-        chart = labels_of(self.stateful_set).get("chart", "")
-        if chart.rpartition("-")[0] != "syncer":
-            made = f"by the chart {chart}" if chart else "without our chart"
-            raise ConfigError(f"{self.name} in namespace {self.namespace} was made {made}; manage it with the program that made it")
+        """Raise ConfigError if another program's chart made it."""
+        require_ours(self.stateful_set, self.name)
 
     @property
     def version(self) -> str:
@@ -77,6 +74,14 @@ class Release:
         """RFC 3339."""
         created: str = self.stateful_set["metadata"].get("creationTimestamp") or ""
         return created
+
+
+def require_ours(workload: Obj, name: str) -> None:
+    """Raise ConfigError if another program's chart made that control plane of `name`: it has the same labels, but other rules."""
+    chart = labels_of(workload).get("chart", "")
+    if chart.rpartition("-")[0] != "syncer":
+        made = f"by the chart {chart}" if chart else "without our chart"
+        raise ConfigError(f"{name} in namespace {key_of(workload).namespace} was made {made}; manage it with the program that made it")
 
 
 def releases(stateful_sets: Iterable[Obj], pods: Iterable[Obj]) -> list[Release]:

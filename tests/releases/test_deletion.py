@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from syncer.releases.belongings import CREATED
 from syncer.releases.deletion import Deleted, Deletion, Wishes
 from syncer.releases.helm import Helm
 from syncer.releases.hosts import Host as Access
+from syncer.releases.orphans import DEPLOYMENTS
 from syncer.releases.release import STATEFUL_SETS
 from syncer.releases.waiting import Progress
 from syncer.translate.metadata import host_metadata
@@ -48,14 +50,17 @@ LABELS = {"app": "vcluster", "release": "demo", "chart": "syncer-0.1.0"}
 WIDGETS = Resource("example.com", "v1", "widgets", "Widget")
 
 
-class NoHelm(Helm):
-    """Whose record of the release is lost."""
+class Records(Helm):
+    """Helm's, without the program: of releases of these charts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *charts: str) -> None:
         super().__init__("helm", Access(Path("config"), "here", ""), {})
+        self._charts = charts
 
     async def run(self, *arguments: str) -> str:
-        return "[]" if arguments[0] == "list" else ""
+        return (
+            json.dumps([{"name": "demo", "namespace": "team", "chart": chart} for chart in self._charts]) if arguments[0] == "list" else ""
+        )
 
 
 class Host:
@@ -67,7 +72,7 @@ class Host:
     def __init__(self, api: FakeApiServer) -> None:
         self.api = api
         self.wrong: list[str] = []
-        for resource in (STATEFUL_SETS, WIDGETS):
+        for resource in (STATEFUL_SETS, DEPLOYMENTS, WIDGETS):
             api.register(resource)
         api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "annotations": {CREATED: "true"}}})
         stateful_set = api.put(self.obj(STATEFUL_SETS, "demo", labels=LABELS) | {"spec": {"replicas": 1}})
@@ -118,10 +123,10 @@ async def living(api: FakeApiServer) -> AsyncIterator[Host]:
             await life
 
 
-async def delete(host: Host, **wishes: Any) -> Deleted:
+async def delete(host: Host, *charts: str, **wishes: Any) -> Deleted:
     progress = Progress("deleting demo", lambda _: None, asyncio.get_running_loop().time, 60)
     async with Client(Cluster(host.api.url), Side.HOST) as client:
-        return await Deletion(client, NoHelm(), "demo", "team", Wishes(**wishes), progress).run()
+        return await Deletion(client, Records(*charts), "demo", "team", Wishes(**wishes), progress).run()
 
 
 def begun(host: Host, match: Match) -> Match:
@@ -202,3 +207,33 @@ async def test_one_that_could_not_tell_for_a_while_does_not_keep_it(host_api: Fa
         host_api.fault(asked("/apis/example.com/v1"), status=503, times=2)
         done = await delete(host)
         assert (done.namespace, done.unseen) == ("Namespace team deleted", [])
+
+
+@pytest.mark.parametrize("whose", ["record", "deployment", "datastore", "without a chart"])
+async def test_another_programs_is_left_alone(host_api: FakeApiServer, whose: str) -> None:
+    """Its copies have the same marks as ours. It may have no StatefulSet of that name, and what is ours may be beside it."""
+    async with living(host_api) as host:
+        host_api.remove(STATEFUL_SETS, Key("team", "demo"))
+        charts = ("vcluster-0.19.10",) if whose == "record" else ()
+        if whose == "deployment":
+            host_api.put(host.obj(DEPLOYMENTS, "demo", labels={**LABELS, "chart": "vcluster-0.19.10"}))
+        if whose == "datastore":
+            host_api.put(
+                host.obj(STATEFUL_SETS, "demo-etcd", labels={**LABELS, "app": "vcluster-etcd", "chart": "vcluster-k8s-0.19.10"})
+                | {"spec": {"replicas": 1}}
+            )
+        if whose == "without a chart":
+            host_api.put(host.obj(DEPLOYMENTS, "theirs", labels={"app": "vcluster", "release": "demo"}))
+        before = host_api.revision
+        with pytest.raises(ConfigError, match=r"manage it with the program that made it"):
+            await delete(host, *charts)
+        assert host_api.revision == before
+
+
+async def test_whose_it_is_has_to_be_seen(host_api: FakeApiServer) -> None:
+    async with living(host_api) as host:
+        host_api.fault(on("list", DEPLOYMENTS), status=403)
+        with pytest.raises(ConfigError, match=r"nothing is deleted, as you may not list deployments.apps in namespace team"):
+            await delete(host)
+        await delete(host, "syncer-0.1.0", namespace=False)  # by Helm's word
+        assert host.left() == host.wrong == []
