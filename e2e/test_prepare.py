@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from syncer.kube.types import Obj
+
 pytestmark = pytest.mark.apiserver
 
 NAMESPACE = "prepared"
@@ -88,6 +90,41 @@ class Beside:
     """etcd and an API server of the lab as the chart starts them, on the files of an Upkeep."""
 
     def __init__(self, host: HostCluster, directory: Path) -> None:
+def test_keys_stay_while_one_of_their_owners_is_there(host: HostCluster, tmp_path: Path) -> None:
+    """Before the real garbage collector, for a release whose Secrets are older than their second owner."""
+    owners = [f"/api/v1/namespaces/{NAMESPACE}/configmaps/vc-kept-{name}" for name in ("owner", "keys")]
+    secrets = [f"/api/v1/namespaces/{NAMESPACE}/secrets/vc-kept-{name}" for name in ("certs", "etcd")]
+
+    def make(path: str) -> str:
+        metadata = {"name": path.rpartition("/")[2], "namespace": NAMESPACE}
+        return str(host.api.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})["metadata"]["uid"])
+
+    def prepared() -> None:
+        done = prepare(host, "--name=kept", f"--control-plane-files={tmp_path}")
+        assert done.returncode == 0, done.stderr
+
+    def owned() -> list[list[str]]:
+        return [[one["uid"] for one in host.api.get(path)["metadata"]["ownerReferences"]] for path in secrets]
+
+    first = make(owners[0])
+    prepared()
+    assert owned() == [[first]] * 2
+    before = [(secret["metadata"]["uid"], secret["data"]) for secret in map(host.api.get, secrets)]
+    second = make(owners[1])
+    prepared()
+    assert owned() == [[first, second]] * 2
+    host.api.delete(owners[0])
+    wait_until(lambda: owned() == [[second]] * 2, "the garbage collector has looked at them", 60)
+    first = make(owners[0])
+    prepared()
+    assert owned() == [[first, second]] * 2
+    host.api.delete(owners[1])
+    wait_until(lambda: owned() == [[first]] * 2, "the garbage collector has looked at them", 60)
+    assert [(secret["metadata"]["uid"], secret["data"]) for secret in map(host.api.get, secrets)] == before
+    host.api.delete(owners[0])
+    wait_until(lambda: not any(map(host.api.find, secrets)), "the garbage collector has taken them", 60)
+
+
         self.host = host
         self.directory = directory
         self.etcd = f"https://localhost:{self._port('client')}"
@@ -172,7 +209,7 @@ async def test_servers_take_renewed_certificates_without_a_restart(host: HostClu
             namespace=NAMESPACE,
             cluster_domain="cluster.local",
             life=LIFE,
-            owner=None,
+            owners=find_no_owners,
         )
         await upkeep.refresh()
         keeping = asyncio.create_task(upkeep.run())
@@ -187,6 +224,10 @@ def outlive(beside: Beside) -> None:
     beside.write_certificates()
     beside.start_etcd()
     beside.start_apiserver()
+async def find_no_owners() -> list[Obj]:
+    return []
+
+
     pid = process.pid_of(beside.directory, "kube-apiserver")
     beside.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kept"}})
     first = certificates(beside)
