@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from syncer.kube.types import Key, Obj, Ref, Resource, Side
+from syncer.kube.types import Key, Obj, Ref, Resource, Side, key_of
 from syncer.kube.watch import Watcher
 from syncer.runtime.informer import Informer
 from syncer.runtime.store import Store
@@ -27,6 +27,8 @@ Place = tuple[Side, Resource]
 
 _WITHHELD = 256
 """Of how many objects that may never come something is withheld."""
+_WITHHELD_EACH = 64
+"""How much is withheld for one of them. Somebody else's events would otherwise pile up."""
 
 
 def merge_watches(specs: Iterable[SyncSpec]) -> dict[Place, Watch]:
@@ -113,8 +115,8 @@ class Caches:
         self.watches = merge_watches(specs)
         indexes = merge_indexes(specs)
         self.stores: dict[Place, Store] = {}
-        self._withheld: OrderedDict[Ref, list[tuple[Place, Obj]]] = OrderedDict()
-        """What was dropped and may yet be wanted, by what would have had it kept; the oldest first."""
+        self._withheld: OrderedDict[Ref, OrderedDict[tuple[Place, Key], Obj]] = OrderedDict()
+        """What was dropped and may yet be wanted, in its newest form, by what would have had it kept; the oldest first."""
         self.informers: dict[Place, Informer] = {}
         for place, watch in self.watches.items():
             side, resource = place
@@ -183,7 +185,11 @@ class Caches:
         return transform
 
     def _withhold(self, ref: Ref, place: Place, obj: Obj) -> None:
-        self._withheld.setdefault(ref, []).append((place, obj))
+        kept = self._withheld.setdefault(ref, OrderedDict())
+        kept[place, key_of(obj)] = obj
+        kept.move_to_end((place, key_of(obj)))
+        if len(kept) > _WITHHELD_EACH:  # of an object that never comes, since it is somebody else's
+            kept.popitem(last=False)
         if len(self._withheld) > _WITHHELD:
             self._withheld.popitem(last=False)
 
@@ -191,7 +197,7 @@ class Caches:
         """Keep what was dropped for want of an object that has come now. What an API server tells of it arrived first."""
         if change.kind != "added" or not self._withheld:
             return
-        for (side, resource), obj in self._withheld.pop(Ref(*place, change.key), ()):
+        for ((side, resource), _), obj in self._withheld.pop(Ref(*place, change.key), {}).items():
             watch = self.watches[side, resource]
             assert watch.slim is not None
             if (kept := watch.slim(obj, self.view())) is not None:

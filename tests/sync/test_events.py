@@ -43,3 +43,22 @@ async def test_of_very_many_that_wait_the_oldest_are_let_go() -> None:
         world.virtual.create(pod("pod-299"))
         await world.settle()
         assert heard(world) == ["Assigned default/pod-299"]
+
+
+async def test_of_one_that_never_comes_little_is_kept_however_much_is_said() -> None:
+    """It is a neighbour's, whose name could be one of ours."""
+    async with running() as world:
+        await world.settle()
+        about = {"apiVersion": "v1", "kind": "Pod", "namespace": HOST_NAMESPACE, "name": "web-x-default-x-one"}
+        for number in range(200):
+            event = named(
+                "Event", f"web-x-default-x-one.{number % 100:x}", HOST_NAMESPACE, involvedObject=about, reason="Scheduled", type="Normal"
+            )
+            world.host.put({**event, "message": f"the {number}th"})
+        await world.settle()
+        assert world.syncer is not None
+        (withheld,) = world.syncer.caches._withheld.values()
+        assert [event["message"] for event in withheld.values()] == [f"the {number}th" for number in range(136, 200)]
+        world.virtual.create(pod("web"))
+        await world.settle()
+        assert "the 199th" in heard(world)
