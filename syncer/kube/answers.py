@@ -47,9 +47,9 @@ class Answer:
             raise aiohttp.ClientPayloadError(f"an answer of status {self.status} is not JSON: {self._excerpt()}") from None
 
     def obj(self) -> Obj:
-        """As `json`, for a body that has to be an object."""
+        """As `json`, for a body that has to be an object, with metadata that are one if there are any."""
         body = self.json()
-        if not isinstance(body, dict):
+        if not isinstance(body, dict) or not isinstance(body.get("metadata") or {}, dict):
             raise aiohttp.ClientPayloadError(f"an answer of status {self.status} is not an object: {self._excerpt()}")
         return body
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from syncer.errors import NotFound
+from syncer.errors import NotFound, SyncerError
 from syncer.kube.types import Resource
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Discovery:
         self._kinds: dict[str, dict[str, Resource]] = {}
 
     async def find(self, api_version: str, kind: str) -> Resource | None:
-        """The type of that apiVersion and kind, None while it is not served. Raises ApiError or a network error."""
+        """The type of that apiVersion and kind, None while it is not served. Raises SyncerError or a network error."""
         if kind not in self._kinds.get(api_version, ()):
             try:
                 self._kinds[api_version] = await self._ask(api_version)
@@ -31,9 +31,12 @@ class Discovery:
     async def _ask(self, api_version: str) -> dict[str, Resource]:
         group, _, version = api_version.rpartition("/")
         root = f"/apis/{quote(api_version)}" if group else f"/api/{quote(version)}"
-        listed = (await self._client.request_json("GET", root)).get("resources") or ()
-        return {
-            item["kind"]: Resource(group, version, item["name"], item["kind"], item["namespaced"])
-            for item in listed
-            if "/" not in item["name"]
-        }
+        answer = await self._client.request_json("GET", root)
+        try:
+            return {
+                item["kind"]: Resource(group, version, item["name"], item["kind"], item["namespaced"])
+                for item in answer.get("resources") or ()
+                if "/" not in item["name"]
+            }
+        except (AttributeError, KeyError, TypeError):  # whoever may register an API service may answer anything
+            raise SyncerError(f"the API server's list of the types of {api_version} cannot be read") from None

@@ -123,6 +123,8 @@ class Recorder:
             except (SyncerError, *NETWORK_ERRORS) as error:
                 self._written.pop((notice.side, notice.name), None)
                 log.warning("event.not_written", side=notice.side, reason=notice.reason, error=str(error))
+            except Exception:  # a tenant's own API service may answer anything when it is asked for a controller
+                log.exception("event.bug", side=notice.side, reason=notice.reason)
 
     async def _write(self, notice: Notice) -> None:
         client = self._clients[notice.side]

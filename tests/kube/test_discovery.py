@@ -3,8 +3,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 
-from syncer.errors import Forbidden
+from syncer.errors import Forbidden, SyncerError
 from syncer.kube.client import Client
 from syncer.kube.config import Cluster
 from syncer.kube.discovery import Discovery
@@ -41,3 +43,15 @@ async def test_a_refusal_is_no_answer(virtual_api: FakeApiServer) -> None:
     async with Client(Cluster(virtual_api.url), Side.VIRTUAL) as client:
         with pytest.raises(Forbidden):
             await Discovery(client).find("v1", "Pod")
+
+
+@pytest.mark.parametrize("resources", [[{"name": "colours"}], ["colours"], 7, [{"name": 7, "kind": "Colour", "namespaced": True}]])
+async def test_a_list_that_makes_no_sense_is_told(resources: object) -> None:
+    """As an API service that a tenant registers may answer."""
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.json_response({"resources": resources})
+
+    async with RawTestServer(answer) as server, Client(Cluster(str(server.make_url("/"))), Side.VIRTUAL) as client:
+        with pytest.raises(SyncerError, match=r"list of the types of lab.test/v1 cannot be read"):
+            await Discovery(client).find("lab.test/v1", "Colour")
