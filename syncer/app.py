@@ -171,8 +171,8 @@ class App:
         """What /readyz tells."""
         checks = [Check("started", self._starting is None, self._starting or "")]
         if self._elector is not None:
-            leads, other = self._elector.is_leader, self._elector.other
-            checks.append(Check("leadership", leads or bool(other), "" if leads else f"{other} leads" if other else "nobody leads"))
+            leads, leader = self._elector.is_leader, self._elector.leader
+            checks.append(Check("leadership", bool(leader), "" if leads else f"{leader} leads" if leader else "nobody leads"))
         if self._fence is not None:
             closed = self._fence.closed
             checks.append(Check("fence", closed is None, closed or ""))
@@ -223,8 +223,8 @@ class App:
         elector = self._elector
         if elector is None:
             return Leadership(elects=self._settings.leader_elect, leads=self._leads)
-        identity = elector.identity if elector.is_leader else elector.other
-        return Leadership(elects=True, leads=elector.is_leader, identity=identity, since=elector.since if identity else "")
+        leader = elector.leader
+        return Leadership(elects=True, leads=elector.is_leader, identity=leader, since=elector.since if leader else "")
 
     async def _connect(self, stack: AsyncExitStack, side: Side, kubeconfig: str) -> Client:
         """A client of an API server that answers; keeps trying while that may help, saying what is missing."""

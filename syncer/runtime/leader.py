@@ -140,6 +140,16 @@ class Elector:
         return "" if holder == self.identity else holder
 
     @property
+    def leader(self) -> str:
+        """Who leads, as far as is known; "" for nobody.
+
+        That is so too when the lease as last seen ran out long enough ago to have been looked at again and taken: then it cannot be seen.
+        """
+        if self.is_leader:
+            return self.identity
+        return self.other if self._left() > -(self._attempt + LOOK) else ""
+
+    @property
     def since(self) -> str:
         """When whoever holds the lease got it, as RFC 3339 by the holder's clock; "" for nobody or unknown. For people only."""
         spec = self._spec or {}

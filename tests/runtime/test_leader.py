@@ -551,6 +551,26 @@ async def test_tells_since_when_it_is_held() -> None:
         assert first.elector.since == second.elector.since == server.spec["acquireTime"]
 
 
+@pytest.mark.looptime
+async def test_who_cannot_see_the_lease_knows_no_leader() -> None:
+    server = Server()
+    blind = Line(server)
+    first = Leader(Line(server), "a")
+    await asyncio.sleep(1)
+    second = Leader(blind, "b")
+    async with stopping(second, first):
+        await asyncio.sleep(60)
+        assert first.elector.leader == second.elector.leader == first.elector.identity
+        blind.hung = True
+        await asyncio.sleep(DURATION - PERIOD)
+        assert second.elector.leader == first.elector.identity, "it may lead still"
+        await asyncio.sleep(10)
+        assert (first.elector.leader, second.elector.leader) == (first.elector.identity, "")
+        blind.hung = False
+        await asyncio.sleep(5)
+        assert second.elector.leader == first.elector.identity
+
+
 async def test_a_restarted_process_is_somebody_else() -> None:
     assert Elector(Line(Server()), KEY, identity="pod-0").identity != (Elector(Line(Server()), KEY, identity="pod-0").identity)
 
