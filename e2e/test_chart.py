@@ -15,6 +15,7 @@ import yaml
 
 from e2e.chart import CHART, NAMESPACE, ChartError, helm, objects, render
 from syncer import cli, resources, settings
+from syncer.sync.mainstays import OF_RELEASE
 
 pytestmark = pytest.mark.apiserver  # for Helm, which is made as Kubernetes is
 
@@ -348,6 +349,15 @@ def test_the_services() -> None:
         "blue-dns": [("dns", 53, 1053), ("dns-tcp", 53, 1053)],
     }
     assert (found["Service", "blue"]["spec"]["type"], found["Service", "blue-lb"]["spec"]["type"]) == ("ClusterIP", "LoadBalancer")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_syncer_is_told_which_services_pods_count_on(shape: str) -> None:
+    """It would make others again, and one that an upgrade removes is not to come back."""
+    found = objects(SHAPES[shape])
+    services = {name for kind, name in found if kind == "Service"}
+    told = found["ConfigMap", "vc-blue-owner"]["metadata"]["annotations"][OF_RELEASE].split(",")
+    assert {*told} == services & {"blue", "blue-dns"}
 
 
 def test_uninstalling_takes_what_the_syncer_made() -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from e2e.lab.api import wait_until
+from syncer.kube.types import CONFIGMAPS
+from syncer.sync.mainstays import OF_RELEASE
 
 if TYPE_CHECKING:
     from e2e.daemon import Daemon
@@ -53,3 +55,15 @@ def test_where_its_address_is_taken_it_gets_another_and_the_api_is_found_there(d
     assert address != before["clusterIP"]
     kubernetes = "/api/v1/namespaces/default/services/kubernetes"
     wait_until(lambda: daemon.virtual.api.get(kubernetes)["spec"].get("clusterIP") == address, "default/kubernetes has that address")
+
+
+def test_one_that_an_upgrade_leaves_out_stays_gone(daemon: Daemon) -> None:
+    """As Helm does it: first it writes the owner, with the Services that stay, and then it deletes what is left out."""
+    host, name = daemon.virtual.host.api, daemon.virtual.name
+    owner = CONFIGMAPS.path(daemon.virtual.host_namespace, f"vc-{name}-owner")
+    told = {"metadata": {"annotations": {OF_RELEASE: name}}}
+    host.request("PATCH", owner, told, content_type="application/merge-patch+json")
+    host.delete(path(daemon, f"{name}-dns"))
+    host.delete(path(daemon, name))
+    wait_until(lambda: host.find(path(daemon, name)) is not None, f"Service {name} is back")
+    assert host.find(path(daemon, f"{name}-dns")) is None

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from syncer.errors import NETWORK_ERRORS, AlreadyExists, Forbidden, Invalid, NotFound, SyncerError
-from syncer.kube.types import CONFIGMAPS, SERVICES, Key, Obj, is_deleting, uid_of
+from syncer.kube.types import CONFIGMAPS, SERVICES, Key, Obj, annotations_of, is_deleting, uid_of
+from syncer.naming import DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +26,8 @@ log = structlog.get_logger("syncer.sync")
 
 PAUSE = 5.0
 """Seconds between a deletion and what is done about it. Until then it shows whether the whole release is being removed, or changed."""
+OF_RELEASE = f"{DOMAIN}/services"
+"""Annotation of the owner ConfigMap: which of these Services the release has, by name, with commas between."""
 _KEPT = ("name", "namespace", "labels", "annotations")
 _ALLOCATED = ("clusterIP", "clusterIPs", "healthCheckNodePort")
 
@@ -45,10 +48,20 @@ def remakes(service: Obj, owner: Obj | None) -> list[Obj]:
     return [{**made, "spec": spec}, *([{**made, "spec": fresh}] if fresh != spec else [])]
 
 
+def is_of_release(name: str, owner: Obj) -> bool:
+    """Whether the release is to have that Service, as far as its owner ConfigMap tells: that of an older chart does not.
+
+    Helm writes it before it deletes what an upgrade leaves out.
+    """
+    names = annotations_of(owner).get(OF_RELEASE)
+    return names is None or name in {text.strip() for text in names.split(",")}
+
+
 class Mainstays:
     """Has the host Services of these names made again when they are deleted, while `run` runs; only in the replica that leads.
 
-    `services` is the cache of the host's. The owner is asked for before: where it is gone, all is meant to go.
+    `services` is the cache of the host's. The owner is asked before: where it is gone, all is meant to go, and an upgrade may leave
+    one out.
     """
 
     def __init__(self, host: Client, services: Store, fence: Fence, names: Iterable[str], owner: Obj | None, pause: float = PAUSE) -> None:
@@ -87,7 +100,7 @@ class Mainstays:
 
     async def _restore(self, key: Key, service: Obj) -> None:
         """Raises what may be over later."""
-        if not await self._is_wanted():
+        if not await self._is_wanted(key.name):
             return
         self._fence.require_open()
         for body in remakes(service, self._owner):
@@ -105,12 +118,12 @@ class Mainstays:
                 return
         self._tell(key, f"The Service {key.name} was deleted, and the host finds what it was invalid; make it again, e.g. by helm upgrade")
 
-    async def _is_wanted(self) -> bool:
+    async def _is_wanted(self, name: str) -> bool:
         try:
             owner = await self._host.get(CONFIGMAPS, self._fence.owner)
         except NotFound:
             return False
-        return not is_deleting(owner) and uid_of(owner) == self._fence.owner_uid
+        return not is_deleting(owner) and uid_of(owner) == self._fence.owner_uid and is_of_release(name, owner)
 
     def _tell(self, key: Key, message: str) -> None:
         log.warning("service.lost", key=str(key), message=message)

@@ -13,7 +13,7 @@ from syncer.kube.client import Client
 from syncer.kube.types import CONFIGMAPS, SERVICES, Key, Obj, Side
 from syncer.runtime.store import Store
 from syncer.sync.fence import Fence, owner_key
-from syncer.sync.mainstays import Mainstays, remakes
+from syncer.sync.mainstays import OF_RELEASE, Mainstays, is_of_release, remakes
 from syncer.sync.recorder import Notice
 from tests.fakes.apiserver import FakeApiServer
 from tests.patience import until
@@ -116,6 +116,34 @@ async def test_it_stays_gone_when_all_is_to_go(running: Running, host_api: FakeA
         await until(lambda: not running.mainstays._lost)
     assert host_api.get(SERVICES, FRONT) is None
     assert running.told == []
+
+
+async def test_one_that_an_upgrade_leaves_out_stays_gone(running: Running, host_api: FakeApiServer) -> None:
+    """The former leader still runs then."""
+    host_api.change(CONFIGMAPS, OWNER, {"metadata": {"annotations": {OF_RELEASE: "one"}}})
+    async with run(running):
+        running.lose("one-dns")
+        await until(lambda: not running.mainstays._lost)
+        running.lose()
+        await until(lambda: host_api.get(SERVICES, FRONT) is not None)
+    assert host_api.get(SERVICES, Key("host-ns", "one-dns")) is None
+    assert running.told == ["ServiceLost"]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        (None, True),
+        ({}, True),
+        ({OF_RELEASE: "one,one-dns"}, True),
+        ({OF_RELEASE: "one, one-dns"}, True),
+        ({OF_RELEASE: "one"}, False),
+        ({OF_RELEASE: "one-dns-2"}, False),
+        ({OF_RELEASE: ""}, False),
+    ],
+)
+def test_what_the_owner_tells_of_the_release(annotations: Obj | None, expected: bool) -> None:
+    assert is_of_release("one-dns", {"metadata": {"annotations": annotations}}) is expected
 
 
 async def test_one_that_somebody_else_made_again_is_left_alone(running: Running, host_api: FakeApiServer) -> None:
