@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from syncer.translate.messages import host_names_hidden
 from syncer.translate.metadata import TOKEN_EXPIRY, recorded_uid, virtual_key
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
     from syncer.kube.client import Client
     from syncer.sync.caches import Caches
@@ -135,7 +135,7 @@ class Executor:
 
     async def _write(self, subject: Subject, intent: Create | Patch | Delete | Bind | MintToken, outcome: Outcome) -> None:
         """Raises Refused for what an API server refuses."""
-        try:
+        with self._refusals(subject, intent.side if isinstance(intent, Create | Patch | Delete) else Side.VIRTUAL):
             match intent:
                 case Create():
                     await self._create(subject, intent)
@@ -148,13 +148,18 @@ class Executor:
                     await self._bind(intent)
                 case MintToken():
                     await self._mint(subject, intent)
+        outcome.writes += 1
+
+    @contextmanager
+    def _refusals(self, subject: Subject, side: Side) -> Iterator[None]:
+        """Raises Refused for a refusal of that side's API server."""
+        try:
+            yield
         except ApiError as error:
-            side = intent.side if isinstance(intent, Create | Patch | Delete) else Side.VIRTUAL
             refusal = refusal_of(error, side, lambda text: self._hide(subject, text))
             if refusal is None:
                 raise
             raise refusal from error
-        outcome.writes += 1
 
     async def _create(self, subject: Subject, intent: Create) -> None:
         key = key_of(intent.obj)
@@ -380,7 +385,10 @@ class Executor:
             # The life that was granted, by our own clock: the API server's may differ by more than a short token's life.
             issued = int(self._caches.view().now)
             expiry[source.data_key] = [issued, issued + int(answer["spec"]["expirationSeconds"])]
-        annotation = {TOKEN_EXPIRY: codec.dumps(expiry).decode()}
+        with self._refusals(subject, Side.HOST):
+            await self._store_tokens(subject, intent, data, {TOKEN_EXPIRY: codec.dumps(expiry).decode()})
+
+    async def _store_tokens(self, subject: Subject, intent: MintToken, data: dict[str, str], annotation: dict[str, str]) -> None:
         if not intent.secret_uid:
             metadata = intent.secret["metadata"]
             body = {

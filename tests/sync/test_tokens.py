@@ -8,7 +8,7 @@ from base64 import b64decode
 import pytest
 from structlog.typing import EventDict
 
-from syncer.kube.types import PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Side, uid_of
+from syncer.kube.types import EVENTS, PODS, SECRETS, SERVICE_ACCOUNTS, Key, Obj, Side, uid_of
 from syncer.translate.token_secret import token_secret_key
 from tests.fakes.requests import on
 from tests.sync.harness import NAMES, World, clock, named, pod, running, wall
@@ -122,6 +122,18 @@ async def test_a_lost_answer_to_the_creation_of_the_secret_leaves_one_with_token
         (secret,) = world.host.objects(SECRETS)
         assert len(secret["data"]) == 1
         assert await world.scan_writes() == []
+
+
+async def test_who_refuses_their_secret_is_told_apart_from_who_refuses_the_token() -> None:
+    quota = (
+        'secrets "web" is forbidden: exceeded quota: objects, requested: count/secrets=1, used: count/secrets=9, limited: count/secrets=9'
+    )
+    async with running() as world:
+        world.host.fault(on("create", SECRETS), status=403, message=quota)
+        world.virtual.create(with_token())
+        await asyncio.sleep(30)
+        (message,) = {event["message"] for event in world.virtual.objects(EVENTS) if event["reason"] == "ExceededQuota"}
+        assert "the host cluster has no room for it" in message
 
 
 async def test_a_service_account_that_is_not_there_yet() -> None:
