@@ -317,5 +317,36 @@ def test_one_of_another_chart_that_is_a_deployment_keeps_what_it_has(host_cluste
     refused = syncer.run("delete", "afar", f"--namespace={namespace}")
     assert (refused.code, refused.out) == (2, "")
     assert "was made by the chart vcluster-0.20.0; manage it with the program that made it" in refused.err
+def test_a_namespace_stays_with_what_only_an_old_version_of_a_group_has(host_cluster: HostCluster, syncer: Commands) -> None:
+    """The host prefers v1 of that group, which does not have all of its types."""
+    group = "syncer-e2e.example.com"
+    schema = {"openAPIV3Schema": {"type": "object"}}
+    crds: list[Obj] = [
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"{kind.lower()}s.{group}"},
+            "spec": {
+                "group": group,
+                "names": {"kind": kind, "plural": f"{kind.lower()}s"},
+                "scope": "Namespaced",
+                "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+            },
+        }
+        for kind, version in (("Widget", "v1"), ("Gauge", "v1alpha1"))
+    ]
+    for crd in crds:
+        host_cluster.api.apply(crd)
+    wait_until(lambda: host_cluster.api.serves(f"{group}/v1", "Widget"), "the new version is served")
+    wait_until(lambda: host_cluster.api.serves(f"{group}/v1alpha1", "Gauge"), "the old version is served")
+    syncer.run("create", "aged", "--no-wait", WITHOUT_VOLUME).succeeded()
+    path = f"/apis/{group}/v1alpha1/namespaces/vcluster-aged/gauges"
+    host_cluster.api.request("POST", path, {"apiVersion": f"{group}/v1alpha1", "kind": "Gauge", "metadata": {"name": "precious"}})
+    deleted = syncer.run("delete", "aged").succeeded()
+    assert "Namespace vcluster-aged kept: there are other things in it: Gauge precious" in deleted.out
+    for gone in (f"{path}/precious", *map(host_cluster.api.path_of, crds), "/api/v1/namespaces/vcluster-aged"):
+        host_cluster.api.delete(gone)
+
+
     for obj in made:
         assert "deletionTimestamp" not in host_cluster.api.get(host_cluster.api.path_of(obj))["metadata"]

@@ -108,15 +108,20 @@ async def elsewhere(host: Client, name: str, namespace: str) -> list[Item]:
 
 
 async def types(host: Client) -> tuple[list[Resource], set[str]]:
-    """The types that can be listed and deleted, in the version that the host prefers; no events.
+    """The types that can be listed and deleted, each in one version, which the host prefers to others that have it; no events.
 
     And the versions of others' groups that do not tell theirs. Raises ApiError when one of the host's own does not.
     """
     groups = (await host.request_json("GET", "/apis")).get("groups") or ()
-    versions = ["v1", *(group["preferredVersion"]["groupVersion"] for group in groups)]
+    # A group's preferred version need not have all of its types.
+    listed = (version["groupVersion"] for group in groups for version in (group["preferredVersion"], *group["versions"]))
+    versions = ["v1", *dict.fromkeys(listed)]
     lists = await asyncio.gather(*(_served(host, version) for version in versions))
     untold = {version for version, served in zip(versions, lists, strict=True) if served is None}
-    return [resource for served in lists for resource in served or ()], untold
+    found: dict[tuple[str, str], Resource] = {}
+    for resource in (one for served in lists for one in served or ()):
+        found.setdefault((resource.group, resource.plural), resource)
+    return list(found.values()), untold
 
 
 async def _served(host: Client, group_version: str) -> list[Resource] | None:

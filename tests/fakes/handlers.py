@@ -238,7 +238,9 @@ class Handlers:
         return 201, {"kind": kind, "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": body["spec"], "status": status}
 
     def _discover(self, steps: list[str]) -> Any:
-        groups = sorted({(r.group, r.version) for r in self.registry.resources.values() if r.group})
+        groups: dict[str, list[str]] = {}
+        for group, version in sorted({(r.group, r.version) for r in self.registry.resources.values() if r.group}):
+            groups.setdefault(group, []).append(version)
         match steps:
             case ["healthz" | "livez" | "readyz"]:
                 return "ok"
@@ -248,10 +250,9 @@ class Handlers:
             case ["api"]:
                 return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
             case ["apis"]:
-                return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_api_group(*group) for group in groups]}
+                return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_api_group(*group) for group in groups.items()]}
             case ["apis", name]:
-                versions = [_api_group(*group) for group in groups if group[0] == name]
-                return versions[0] | {"kind": "APIGroup", "apiVersion": "v1"} if versions else None
+                return _api_group(name, groups[name]) | {"kind": "APIGroup", "apiVersion": "v1"} if name in groups else None
             case ["api", version] | ["apis", *_, version] if len(steps) < 4:
                 wanted = version if steps[0] == "api" else f"{steps[1]}/{version}"
                 served = [_api_resource(r) for r in self.registry.resources.values() if r.api_version == wanted]
@@ -332,9 +333,10 @@ def _read_token(token: str) -> tuple[int, Key]:
         raise bad_request(f"invalid continue token: continue key is not valid: {error}") from error
 
 
-def _api_group(group: str, version: str) -> Obj:
-    served = {"groupVersion": f"{group}/{version}", "version": version}
-    return {"name": group, "versions": [served], "preferredVersion": served}
+def _api_group(group: str, versions: list[str]) -> Obj:
+    """It prefers the version whose name sorts first, as v1 does before its betas."""
+    served = [{"groupVersion": f"{group}/{version}", "version": version} for version in versions]
+    return {"name": group, "versions": served, "preferredVersion": served[0]}
 
 
 def _api_resource(resource: Resource) -> Obj:

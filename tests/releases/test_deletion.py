@@ -237,3 +237,15 @@ async def test_whose_it_is_has_to_be_seen(host_api: FakeApiServer) -> None:
             await delete(host)
         await delete(host, "syncer-0.1.0", namespace=False)  # by Helm's word
         assert host.left() == host.wrong == []
+
+
+async def test_a_namespace_stays_with_what_only_an_old_version_of_a_group_has(host_api: FakeApiServer) -> None:
+    gauges = Resource("example.com", "v1alpha1", "gauges", "Gauge")
+    for resource in (gauges, Resource("example.com", "v1alpha1", "widgets", "Widget")):
+        host_api.register(resource)
+    async with living(host_api) as host:
+        host_api.put(host.obj(gauges, "precious"))
+        assert (await delete(host)).namespace == "Namespace team kept: there are other things in it: Gauge precious"
+        assert not [one for one in host_api.requests if one.path.endswith("/v1alpha1/namespaces/team/widgets")], (
+            "each type is asked for once"
+        )
