@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
+import subprocess
+from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -180,6 +183,32 @@ def test_a_half_made_release_goes_too(host_cluster: HostCluster, syncer: Command
     assert syncer.run("delete", "half", f"--namespace={namespace}").code == 3
 
 
+def test_what_a_killed_helm_left_can_be_completed(host_cluster: HostCluster, syncer: Commands, namespace: str) -> None:
+    where = f"--namespace={namespace}"
+    syncer.run("create", "killed", where, WITHOUT_VOLUME, "--no-wait").succeeded()
+    path = SECRETS.path(namespace, "sh.helm.release.v1.killed.v1")
+    record = json.loads(gzip.decompress(b64decode(b64decode(host_cluster.api.get(path)["data"]["release"]))))
+    record["info"]["status"] = "pending-install"
+    pending = {"release": b64encode(b64encode(gzip.compress(json.dumps(record).encode()))).decode()}
+    patch = {"data": pending, "metadata": {"labels": {"status": "pending-install"}}}
+    host_cluster.api.request("PATCH", path, patch, content_type="application/merge-patch+json")
+    host_cluster.api.delete(STATEFUL_SETS.path(namespace, "killed"))
+    told = [syncer.run("create", "killed", where, WITHOUT_VOLUME, *more) for more in ((), ("--upgrade",))]
+    remedy = f"helm rollback killed 1 {where}"
+    assert [(one.code, f"run `{remedy}`, or clear up with `syncer delete killed {where}`" in one.err) for one in told] == [(2, True)] * 2
+    subprocess.run(remedy.split(), env=syncer.environment(), check=True, capture_output=True, timeout=90)
+    syncer.run("create", "killed", where, "--upgrade").succeeded()
+    syncer.run("delete", "killed", where).succeeded()
+
+
+def test_of_two_that_make_the_same_at_once_one_is_refused(syncer: Commands, namespace: str) -> None:
+    words = ("create", "twin", f"--namespace={namespace}", WITHOUT_VOLUME, "--no-wait")
+    with syncer.start(*words) as one, syncer.start(*words) as other:
+        said = [process.communicate(timeout=120)[1] for process in (one, other)]
+    assert sorted((one.returncode, other.returncode)) == [0, 2], said
+    syncer.run("delete", "twin", f"--namespace={namespace}").succeeded()
+
+
 def test_a_finalizer_that_nobody_takes_off_is_named(host_cluster: HostCluster, syncer: Commands, namespace: str) -> None:
     syncer.run("create", "stuck", f"--namespace={namespace}", WITHOUT_VOLUME, "--no-wait").succeeded()
     held = copy(host_cluster, "stuck", namespace, SECRETS, "held", data={})["metadata"]["name"]
@@ -200,7 +229,7 @@ def test_refusals_are_in_words(host_cluster: HostCluster, syncer: Commands, name
     bad = syncer.run("create", "one", where, "--set=syncer.colour=red")
     assert (bad.code, "colour" in bad.err) == (2, True)
     bad = syncer.run("create", "one", where, "--set=replicas=2")
-    assert bad.err.startswith("syncer: helm upgrade: replicas: more than one need a datastore that they share; ")
+    assert bad.err.startswith("syncer: helm install: replicas: more than one need a datastore that they share; ")
     assert bad.err.count("\n") == 1
     assert syncer.run("list", where).succeeded().err == f"there are no virtual clusters in namespace {namespace}\n"
     syncer.run("create", "one", where, WITHOUT_VOLUME).succeeded()
@@ -288,35 +317,6 @@ def test_an_interrupted_create_is_130(host_cluster: HostCluster, syncer: Command
     syncer.run("delete", "cut", f"--namespace={namespace}").succeeded()
 
 
-def test_a_virtual_cluster_of_another_chart_is_left_alone(host_cluster: HostCluster, syncer: Commands, namespace: str) -> None:
-    labels = {"app": "vcluster", "release": "theirs", "chart": "vcluster-0.19.10"}
-    template = {"metadata": {"labels": labels}, "spec": pod_spec()}
-    metadata = {"name": "theirs", "namespace": namespace, "labels": labels}
-    spec = {"serviceName": "theirs", "selector": {"matchLabels": labels}, "template": template}
-    host_cluster.api.apply({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": spec})
-    assert [row["name"] for row in json.loads(syncer.run("list", f"--namespace={namespace}", "-ojson").succeeded().out)] == ["theirs"]
-    for command in ("pause", "resume", "delete"):
-        refused = syncer.run(command, "theirs", f"--namespace={namespace}")
-        assert (refused.code, "was made by the chart vcluster-0.19.10; manage it with the program that made it" in refused.err) == (2, True)
-    assert host_cluster.api.get(STATEFUL_SETS.path(namespace, "theirs"))["spec"]["replicas"] == 1
-
-
-def test_one_of_another_chart_that_is_a_deployment_keeps_what_it_has(host_cluster: HostCluster, syncer: Commands, namespace: str) -> None:
-    """Without a volume of its own the Go original is one; its copies cannot be told from ours."""
-    labels = {"app": "vcluster", "release": "afar", "chart": "vcluster-0.20.0"}
-    template = {"metadata": {"labels": labels}, "spec": pod_spec()}
-    metadata = {"name": "afar", "namespace": namespace, "labels": labels}
-    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
-    host_cluster.api.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
-    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    made = [
-        copy(host_cluster, "afar", namespace, PODS, "web", owned=False, spec=pod_spec()),
-        copy(host_cluster, "afar", namespace, SECRETS, "token", owned=False, data={}),
-        copy(host_cluster, "afar", namespace, PERSISTENT_VOLUME_CLAIMS, "data", owned=False, spec=claim),
-    ]
-    refused = syncer.run("delete", "afar", f"--namespace={namespace}")
-    assert (refused.code, refused.out) == (2, "")
-    assert "was made by the chart vcluster-0.20.0; manage it with the program that made it" in refused.err
 def test_a_namespace_stays_with_what_only_an_old_version_of_a_group_has(host_cluster: HostCluster, syncer: Commands) -> None:
     """The host prefers v1 of that group, which does not have all of its types."""
     group = "syncer-e2e.example.com"
@@ -348,5 +348,34 @@ def test_a_namespace_stays_with_what_only_an_old_version_of_a_group_has(host_clu
         host_cluster.api.delete(gone)
 
 
+def test_a_virtual_cluster_of_another_chart_is_left_alone(host_cluster: HostCluster, syncer: Commands, namespace: str) -> None:
+    labels = {"app": "vcluster", "release": "theirs", "chart": "vcluster-0.19.10"}
+    template = {"metadata": {"labels": labels}, "spec": pod_spec()}
+    metadata = {"name": "theirs", "namespace": namespace, "labels": labels}
+    spec = {"serviceName": "theirs", "selector": {"matchLabels": labels}, "template": template}
+    host_cluster.api.apply({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": spec})
+    assert [row["name"] for row in json.loads(syncer.run("list", f"--namespace={namespace}", "-ojson").succeeded().out)] == ["theirs"]
+    for command in ("pause", "resume", "delete"):
+        refused = syncer.run(command, "theirs", f"--namespace={namespace}")
+        assert (refused.code, "was made by the chart vcluster-0.19.10; manage it with the program that made it" in refused.err) == (2, True)
+    assert host_cluster.api.get(STATEFUL_SETS.path(namespace, "theirs"))["spec"]["replicas"] == 1
+
+
+def test_one_of_another_chart_that_is_a_deployment_keeps_what_it_has(host_cluster: HostCluster, syncer: Commands, namespace: str) -> None:
+    """Without a volume of its own the Go original is one; its copies cannot be told from ours."""
+    labels = {"app": "vcluster", "release": "afar", "chart": "vcluster-0.20.0"}
+    template = {"metadata": {"labels": labels}, "spec": pod_spec()}
+    metadata = {"name": "afar", "namespace": namespace, "labels": labels}
+    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
+    host_cluster.api.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    made = [
+        copy(host_cluster, "afar", namespace, PODS, "web", owned=False, spec=pod_spec()),
+        copy(host_cluster, "afar", namespace, SECRETS, "token", owned=False, data={}),
+        copy(host_cluster, "afar", namespace, PERSISTENT_VOLUME_CLAIMS, "data", owned=False, spec=claim),
+    ]
+    refused = syncer.run("delete", "afar", f"--namespace={namespace}")
+    assert (refused.code, refused.out) == (2, "")
+    assert "was made by the chart vcluster-0.20.0; manage it with the program that made it" in refused.err
     for obj in made:
         assert "deletionTimestamp" not in host_cluster.api.get(host_cluster.api.path_of(obj))["metadata"]

@@ -92,7 +92,7 @@ async def create(host: Client, helm: Helm, wanted: Wanted, chart: Path, progress
     await helm.check()
     await _require_free(host, helm, wanted)
     await _make_namespace(host, wanted)
-    await helm.apply(wanted.name, wanted.namespace, words)
+    await helm.apply(wanted.name, wanted.namespace, words, upgrade=wanted.upgrade)
     isolation = (await helm.values(wanted.name, wanted.namespace)).get("isolation") or {}
     if isolation.get("enabled"):
         await _label(host, wanted.namespace, isolation.get("podSecurityStandard") or "baseline")
@@ -112,6 +112,8 @@ async def _require_free(host: Client, helm: Helm, wanted: Wanted) -> None:
     for record in await helm.records(name, namespace):
         if not record.ours:
             raise ConfigError(f"{name} is a Helm release of {record.chart} in namespace {namespace}; take another name")
+        if record.blocked:
+            raise ConfigError(record.blocked)
         if found is None and not wanted.upgrade:
             raise ConfigError(
                 f"a virtual cluster {name} was half made in namespace {namespace} (Helm says: {record.status}); "

@@ -28,6 +28,7 @@ _PREFIXES = re.compile(r"^(Error: |(INSTALLATION|UPGRADE|UNINSTALLATION) FAILED:
 _OUT_OF_OUR_HANDS = re.compile(
     r"cluster unreachable|connection refused|i/o timeout|handshake timeout|no such host|deadline exceeded", re.IGNORECASE
 )
+_TAKEN = re.compile(r"cannot re-use a name that is still in use|release: already exists")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,19 @@ class Record:
     namespace: str
     status: str
     chart: str
+    revision: str = ""
+
+    @property
+    def blocked(self) -> str:
+        """What to do where Helm is, or was, in the middle of a change, and refuses the next one; "" elsewhere."""
+        if not self.status.startswith("pending"):
+            return ""
+        # Back to the former revision; the first one has none, but can be completed in this way.
+        back = f"helm rollback {self.name}{f' {self.revision}' if self.status == 'pending-install' else ''} --namespace={self.namespace}"
+        return (
+            f"Helm is at work on {self.name} in namespace {self.namespace}, or was killed ({self.status}); if nobody is, run `{back}`, "
+            f"or clear up with `syncer delete {self.name} --namespace={self.namespace}`"
+        )
 
     @property
     def ours(self) -> bool:
@@ -63,7 +77,10 @@ def version_of(text: str) -> tuple[int, int] | None:
 def records(text: str) -> list[Record]:
     """Of what `helm list --output=json` prints."""
     listed = json.loads(text or "[]") or []
-    return [Record(item["name"], item["namespace"], item.get("status") or "", item.get("chart") or "") for item in listed]
+    return [
+        Record(item["name"], item["namespace"], item.get("status") or "", item.get("chart") or "", item.get("revision") or "")
+        for item in listed
+    ]
 
 
 class Helm:
@@ -95,9 +112,18 @@ class Helm:
         pattern = f"--filter=^{re.escape(name)}$"
         return records(await self.run("list", *self._where, *where, *_STATES, pattern, "--output=json"))
 
-    async def apply(self, name: str, namespace: str, arguments: Sequence[str]) -> None:
-        """Install or upgrade, without waiting for what the objects are about."""
-        await self.run("upgrade", "--install", name, *arguments, *self._where, f"--namespace={namespace}")
+    async def apply(self, name: str, namespace: str, arguments: Sequence[str], *, upgrade: bool) -> None:
+        """Install, or also upgrade, without waiting for what the objects are about."""
+        verb = ("upgrade", "--install") if upgrade else ("install",)  # of two at once one fails; but both succeed with --replace
+        try:
+            await self.run(*verb, name, *arguments, *self._where, f"--namespace={namespace}")
+        except ConfigError as error:
+            if not _TAKEN.search(str(error)):
+                raise
+            raise ConfigError(
+                f"Helm has a release {name} in namespace {namespace} by now: somebody else made it at the same time, "
+                "or `helm uninstall --keep-history` left it; --upgrade goes on with it"
+            ) from None
 
     async def values(self, name: str, namespace: str) -> dict[str, Any]:
         """All values of a release, the chart's own among them."""

@@ -39,10 +39,26 @@ def test_version(text: str, version: tuple[int, int] | None) -> None:
 def test_records() -> None:
     listed = '[{"name":"a","namespace":"n","revision":"1","status":"failed","chart":"syncer-0.1.0"},{"name":"a","namespace":"m"}]'
     one, other = records(listed)
-    assert one == Record("a", "n", "failed", "syncer-0.1.0")
+    assert one == Record("a", "n", "failed", "syncer-0.1.0", "1")
     assert (one.ours, other.ours) == (True, False)
     assert records("") == records("null") == []
     assert not Record("a", "n", "", "syncer-operator-1.0.0").ours
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("deployed", ""),
+        ("failed", ""),
+        ("pending-install", "`helm rollback a 3 --namespace=n`, or clear up with `syncer delete a --namespace=n`"),
+        ("pending-upgrade", "`helm rollback a --namespace=n`, or"),
+        ("pending-rollback", "`helm rollback a --namespace=n`, or"),
+    ],
+)
+def test_what_to_do_where_helm_was_killed(status: str, words: str) -> None:
+    told = Record("a", "n", status, "syncer-0.1.0", "3").blocked
+    assert words in told
+    assert bool(told) is bool(words)
 
 
 def program(directory: Path, body: str) -> Mapping[str, str]:
@@ -72,8 +88,17 @@ async def test_it_is_told_where_the_host_is(tmp_path: Path) -> None:
 )
 async def test_what_a_person_can_mend_is_told_from_what_he_cannot(tmp_path: Path, body: str, error: type[SyncerError], words: str) -> None:
     with pytest.raises(error, match=words) as raised:
-        await (await Helm.find(HOST, program(tmp_path, body))).apply("a", "n", [])
+        await (await Helm.find(HOST, program(tmp_path, body))).apply("a", "n", [], upgrade=True)
     assert type(raised.value) is error
+
+
+async def test_who_does_not_upgrade_changes_nothing_that_was_made_meanwhile(tmp_path: Path) -> None:
+    taken = "sys.exit(arguments[0] == 'install' and 'Error: INSTALLATION FAILED: cannot re-use a name that is still in use')"
+    with pytest.raises(ConfigError, match=r"a release a in namespace n by now: somebody else made it at the same time, or .*; --upgrade"):
+        await (await Helm.find(HOST, program(tmp_path, taken))).apply("a", "n", [], upgrade=False)
+    failed = "sys.exit('Error: INSTALLATION FAILED: values: no')"
+    with pytest.raises(ConfigError, match="helm install: values: no"):
+        await (await Helm.find(HOST, program(tmp_path, failed))).apply("a", "n", [], upgrade=False)
 
 
 async def test_one_that_is_missing_or_too_old(tmp_path: Path) -> None:
