@@ -96,13 +96,15 @@ async def _connect(
 ) -> int:
     import time
 
+    from syncer.errors import NETWORK_ERRORS, ApiError
     from syncer.releases import kubeconfigs
     from syncer.releases.connection import connected, find_near
     from syncer.releases.programs import run_program
     from syncer.releases.waiting import Progress
 
     name: str = arguments.name
-    host, release = await find_near(hosts, name, namespace)
+    # It only adds a context, so that of another virtual cluster may be one that nothing answers at any more.
+    host, release = await find_near(hosts, name, namespace, passable=(ApiError, *NETWORK_ERRORS))
     progress = Progress(f"waiting for {name}", terminal.say, time.monotonic, arguments.timeout)
     async with await host.connect() as client, connected(client, release, host.context, wishes, progress, terminal.say) as connection:
         if connection.expires:

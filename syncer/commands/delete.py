@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,17 +65,19 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
 
 async def _find(hosts: list[Host], name: str, namespace: str, environ: Mapping[str, str]) -> tuple[Host, str]:
     """Where it, or what is left of it, is: in which namespace of which host."""
-    from syncer.errors import NETWORK_ERRORS, ConfigError
-    from syncer.releases.connection import find_near
+    from syncer.errors import NoSuchCluster
+    from syncer.releases.connection import find_near, home
     from syncer.releases.deletion import locate
     from syncer.releases.helm import Helm
 
-    *nearer, last = hosts
-    with suppress(ConfigError, *NETWORK_ERRORS):  # virtual clusters that one is connected to, maybe the one that is to go
-        found, release = await find_near(nearer, name, namespace)
-        return found, release.namespace
-    async with await last.connect() as client:
-        return last, await locate(client, await Helm.find(last, environ), name, namespace)
+    try:
+        host, release = await find_near(hosts, name, namespace)
+    except NoSuchCluster:
+        host, namespace = home(hosts, name, namespace) or (hosts[-1], namespace)
+    else:
+        return host, release.namespace
+    async with await host.connect() as client:
+        return host, await locate(client, await Helm.find(host, environ), name, namespace)
 
 
 def _forget(context: str, arguments: argparse.Namespace, environ: Mapping[str, str]) -> list[str]:

@@ -27,14 +27,12 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
     """Return when nothing runs any more."""
     import time
 
-    from syncer.releases.connection import find_near
-    from syncer.releases.hosts import hosts_of
+    from syncer.releases.connection import nearest
     from syncer.releases.pausing import pause
     from syncer.releases.waiting import Progress
 
-    host, release = await find_near(await hosts_of(arguments, environ), arguments.name, arguments.namespace)
-    release.require_ours()
-    async with await host.connect() as client:
+    async with nearest(arguments, environ) as (client, release):
+        release.require_ours()
         progress = Progress(f"pausing {release.name}", terminal.say, time.monotonic, arguments.timeout)
         count = await pause(client, release, progress)
     pods = f"{count} pod{'' if count == 1 else 's'} of the tenant stopped"

@@ -27,15 +27,13 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
     """Return when it is ready, also one that was not paused."""
     import time
 
-    from syncer.releases.connection import find_near
-    from syncer.releases.hosts import hosts_of
+    from syncer.releases.connection import nearest
     from syncer.releases.pausing import resume
     from syncer.releases.readiness import wait_ready
     from syncer.releases.waiting import Progress
 
-    host, release = await find_near(await hosts_of(arguments, environ), arguments.name, arguments.namespace)
-    release.require_ours()
-    async with await host.connect() as client:
+    async with nearest(arguments, environ) as (client, release):
+        release.require_ours()
         progress = Progress(f"resuming {release.name}", terminal.say, time.monotonic, arguments.timeout)
         if not await resume(client, release, progress):
             terminal.say(f"{release.name} is not paused")

@@ -41,12 +41,11 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
 
 
 async def _by_release(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Findings:
-    from syncer.releases.hosts import host_of
+    from syncer.releases.connection import nearest
     from syncer.releases.pages import find_out
-    from syncer.releases.release import find_release
 
-    async with await (await host_of(arguments, environ)).connect() as host:
-        return await find_out(host, await find_release(host, arguments.name, arguments.namespace))
+    async with nearest(arguments, environ) as (host, release):
+        return await find_out(host, release)
 
 
 async def _by_url(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Findings:
@@ -54,16 +53,19 @@ async def _by_url(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
     from dataclasses import replace
 
     from syncer.errors import NETWORK_ERRORS, ConfigError, SyncerError
-    from syncer.releases.hosts import host_of
+    from syncer.releases.connection import home
+    from syncer.releases.hosts import hosts_of
     from syncer.releases.pages import fetch, of_host
     from syncer.releases.standing import Findings
 
     try:
         page = await fetch(arguments.url)
     except (SyncerError, *NETWORK_ERRORS) as error:
-        chosen = await host_of(arguments, environ)
+        hosts = await hosts_of(arguments, environ)
+        # It need not have a StatefulSet there.
+        chosen, namespace = home(hosts, arguments.name, arguments.namespace) or (hosts[0], arguments.namespace or hosts[0].namespace)
         async with await chosen.connect() as host:
-            found = await of_host(host, arguments.name, arguments.namespace or chosen.namespace)
+            found = await of_host(host, arguments.name, namespace)
         return replace(found, pages={"": str(error) or type(error).__name__})
     whose = page["name"], page["namespace"]
     if whose[0] != arguments.name or (arguments.namespace and whose[1] != arguments.namespace):

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from syncer.errors import NETWORK_ERRORS, ConfigError, Forbidden, NoSuchCluster, NotFound, SyncerError
+from syncer.errors import NETWORK_ERRORS, ConfigError, Forbidden, NoSuchCluster, NotFound, SyncerError, told
 from syncer.kube.types import PODS, SECRETS, Key, is_deleting, key_of
 from syncer.releases import contexts
 from syncer.releases.credentials import CONFIG, bind, credentials_in, make_token, open_virtual, with_token
 from syncer.releases.endpoints import front_services, listening, problem, reachable
+from syncer.releases.hosts import hosts_of
 from syncer.releases.portforward import LOOPBACK, PortForward
 from syncer.releases.readiness import until, why
 from syncer.releases.release import SELECTOR, Release, Status, find_release
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    import argparse
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from syncer.kube.client import Client
     from syncer.kube.types import Obj
@@ -89,19 +92,45 @@ def choose_pod(pods: Iterable[Obj]) -> Key | None:
     return key_of(max(usable, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))) if usable else None
 
 
-async def find_near(hosts: Iterable[Host], name: str, namespace: str) -> tuple[Host, Release]:
-    """The virtual cluster of that name on the first of these hosts that has one.
+def home(hosts: Sequence[Host], name: str, namespace: str) -> tuple[Host, str] | None:
+    """The host, one of these, and the namespace of the virtual cluster, where the context above tells that it leads into that itself."""
+    for above, host in pairwise(hosts):
+        known = contexts.origin(above.context)
+        if known is not None and (known.name, known.host) == (name, host.context) and namespace in ("", known.namespace):
+            return host, known.namespace
+    return None
 
-    Raises NoSuchCluster or ConfigError, of the last host: the first ones may be virtual clusters that one is connected to.
+
+async def find_near(hosts: Sequence[Host], name: str, namespace: str, passable: tuple[type[Exception], ...] = ()) -> tuple[Host, Release]:
+    """The virtual cluster of that name on the first of these hosts that has one: the first ones may be virtual clusters themselves.
+
+    Raises NoSuchCluster, of the last host, and what else a host answers, so that a namesake on the next one is not taken for it. Only
+    `passable` errors are passed over, and any of the virtual cluster that is looked for itself: it need not run to be found on its host.
     """
-    last: Exception = NoSuchCluster(f"there is no virtual cluster {name!r}")
-    for host in hosts:
+    for host, below in pairwise(hosts):
         try:
-            async with await host.connect() as client:
-                return host, await find_release(client, name, namespace)
-        except (ConfigError, *NETWORK_ERRORS) as error:
-            last = error
-    raise last
+            return host, await _release_on(host, name, namespace)
+        except (SyncerError, *NETWORK_ERRORS) as error:
+            if isinstance(error, (NoSuchCluster, *passable)):
+                continue
+            if found := home((host, below), name, namespace):
+                return below, await _release_on(below, name, found[1])
+            kind = ConfigError if isinstance(error, ConfigError) else SyncerError
+            raise kind(f"{host.context}, where {name} may be: {told(error)}; to look elsewhere write --context={below.context}") from None
+    return hosts[-1], await _release_on(hosts[-1], name, namespace)
+
+
+async def _release_on(host: Host, name: str, namespace: str) -> Release:
+    async with await host.connect() as client:
+        return await find_release(client, name, namespace)
+
+
+@asynccontextmanager
+async def nearest(arguments: argparse.Namespace, environ: Mapping[str, str]) -> AsyncIterator[tuple[Client, Release]]:
+    """The virtual cluster that a command line means, by `add_release_arguments`, with its host. Raises as `find_near` does."""
+    host, release = await find_near(await hosts_of(arguments, environ), arguments.name, arguments.namespace)
+    async with await host.connect() as client:
+        yield client, release
 
 
 @asynccontextmanager
