@@ -19,7 +19,7 @@ from syncer.releases.orphans import (
     orphans,
     signs_of_life,
 )
-from syncer.releases.release import SELECTOR, STATEFUL_SETS
+from syncer.releases.release import CONTROL_PLANE, SELECTOR, STATEFUL_SETS
 from syncer.releases.survey import listed, types
 from syncer.runtime.leader import lease_key
 from syncer.sync.fence import owner_key
@@ -120,8 +120,8 @@ class Leftovers:
         """Raises Forbidden unless all may be seen that can be one."""
         lists = (
             (STATEFUL_SETS, ""),
-            (DEPLOYMENTS, SELECTOR),
-            (PODS, SELECTOR),
+            (DEPLOYMENTS, CONTROL_PLANE),
+            (PODS, CONTROL_PLANE),
             (SECRETS, _RECORDS),
             (CONFIGMAPS, _RECORDS),
         )

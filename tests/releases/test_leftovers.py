@@ -9,7 +9,7 @@ import pytest
 from syncer.errors import ApiError
 from syncer.kube.client import Client
 from syncer.kube.config import Cluster as Access
-from syncer.kube.types import CONFIGMAPS, SECRETS, Key, Obj, Resource, Side, uid_of
+from syncer.kube.types import CONFIGMAPS, PODS, SECRETS, Key, Obj, Resource, Side, key_of, uid_of
 from syncer.naming import LABEL_CLUSTER, Names
 from syncer.releases.leftovers import Leftovers
 from syncer.releases.orphans import DEPLOYMENTS
@@ -98,3 +98,11 @@ async def test_a_look_that_fails_finds_nothing_out(host_api: FakeApiServer, left
     host_api.fault(on("list", CONFIGMAPS), status=503)
     with pytest.raises(ApiError):
         await leftovers.look()
+
+
+async def test_a_pod_of_its_datastore_is_a_sign_of_life(host_api: FakeApiServer, leftovers: Leftovers) -> None:
+    labels = {"app": "vcluster-etcd", "release": "gone"}
+    pod = host_api.put({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gone-etcd-0", "namespace": "team", "labels": labels}})
+    assert await leftovers.look() == []
+    host_api.remove(PODS, key_of(pod))
+    assert len(await leftovers.look()) == 3
