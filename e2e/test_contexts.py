@@ -128,6 +128,8 @@ class TestContexts:
         # alpha's own API server, which is asked first now, has no virtual clusters.
         beta = user.connect("beta")
         assert beta == f"vcluster_beta_{NAMESPACE}_{host}"
+        told = user.commands.run("status", "beta")
+        assert (told.code, "beta" in told.out) == (1, True), "it has no syncer here, but it is found from within"
         user.commands.run("use", "alpha").succeeded()
         assert user.current == alpha
         user.commands.run("disconnect").succeeded()
@@ -158,6 +160,20 @@ class TestContexts:
         again = user.file.read_bytes()
         user.connect("alpha", "--update-current=false")
         assert user.file.read_bytes() == again
+
+    def test_one_that_does_not_answer_is_asked_about_itself_only(self, user: User) -> None:
+        host, alpha = user.current, user.connect("alpha")
+        document = yaml.safe_load(user.file.read_text())
+        next(one for one in document["clusters"] if one["name"] == alpha)["cluster"]["server"] = "https://127.0.0.1:1"
+        user.file.write_text(json.dumps(document))
+        for command in ("pause", "resume", "delete", "status"):
+            done = user.commands.run(command, "beta")
+            assert done.code == 1
+            assert f"context {alpha}: cannot connect to 127.0.0.1:1 " in done.err
+            assert f"; if beta is not in there, write --context={host}" in done.err
+        assert user.commands.run("status", "alpha").out
+        assert "manage it with the program that made it" in user.commands.run("pause", "alpha").err
+        assert user.connect("beta").startswith("vcluster_beta_")
 
     def test_of_several_files_the_first_is_written(self, user: User, tmp_path: Path) -> None:
         first = tmp_path / "first"

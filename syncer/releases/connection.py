@@ -116,7 +116,7 @@ async def find_near(hosts: Sequence[Host], name: str, namespace: str, passable: 
             if found := home((host, below), name, namespace):
                 return below, await _release_on(below, name, found[1])
             kind = ConfigError if isinstance(error, ConfigError) else SyncerError
-            raise kind(f"{host.context}, where {name} may be: {told(error)}; to look elsewhere write --context={below.context}") from None
+            raise kind(f"context {host.context}: {told(error)}; if {name} is not in there, write --context={below.context}") from None
     return hosts[-1], await _release_on(hosts[-1], name, namespace)
 
 

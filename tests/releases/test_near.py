@@ -78,7 +78,7 @@ async def test_the_nearest_that_has_one(clusters: Clusters) -> None:
 async def test_what_does_not_answer_is_not_passed_over(clusters: Clusters) -> None:
     """The one that is meant may be in there, and the host's is another one of its name."""
     put(clusters.host, "a")
-    words = rf"{TEAM}, where demo may be: .*; to look elsewhere write --context=kind"
+    words = rf"context {TEAM}: .*; if demo is not in there, write --context=kind"
     clusters.virtual.fault(on("list", STATEFUL_SETS), status=503, times=1)
     with pytest.raises(SyncerError, match=words):
         await found(clusters, TEAM)
@@ -94,7 +94,7 @@ async def test_several_there_are_not_passed_over_either(clusters: Clusters) -> N
     put(clusters.host, "a")
     put(clusters.virtual, "x")
     put(clusters.virtual, "y")
-    with pytest.raises(ConfigError, match=r"there are virtual clusters 'demo' in x, y; choose one with --namespace; to look elsewhere"):
+    with pytest.raises(ConfigError, match=r"there are virtual clusters 'demo' in x, y; choose one with --namespace; if demo is not"):
         await found(clusters, TEAM)
 
 
@@ -109,7 +109,7 @@ async def test_the_one_that_is_meant_need_not_answer_itself(clusters: Clusters, 
     else:
         clusters.virtual.fault(on("list", STATEFUL_SETS), status=500)
     assert await found(clusters, DEMO) == await found(clusters, DEMO, namespace="a") == ("kind", "a")
-    with pytest.raises(SyncerError, match="to look elsewhere write --context=kind"):
+    with pytest.raises(SyncerError, match="if demo is not in there, write --context=kind"):
         await found(clusters, DEMO, namespace="b")
     clusters.host.remove(STATEFUL_SETS, Key("a", "demo"))
     with pytest.raises(NoSuchCluster, match="no virtual cluster 'demo' in namespace a"):
@@ -123,7 +123,7 @@ async def test_where_the_host_of_the_one_that_is_meant_is_not_known(clusters: Cl
     hosts = await clusters.hosts(NESTED, "kind")
     assert [host.context for host in hosts] == [NESTED, "kind"]
     assert home(hosts, "demo", "") is None
-    with pytest.raises(SyncerError, match="to look elsewhere"):
+    with pytest.raises(SyncerError, match="if demo is not in there"):
         await find_near(hosts, "demo", "")
     there = await clusters.hosts(NESTED, TEAM, "kind")
     assert home(there, "demo", "") == (there[1], "a")
@@ -143,8 +143,8 @@ async def test_commands_agree(clusters: Clusters) -> None:
     clusters.file.with_name("helm").touch(0o755)
     assert await delete._find(hosts, "demo", "", clusters.environ) == (hosts[1], "a"), "what is left of it is there too"
     await clusters.hosts(TEAM, "kind")
-    with pytest.raises(SyncerError, match="where demo may be"):
+    with pytest.raises(SyncerError, match="if demo is not in there"):
         async with nearest(asked, clusters.environ):
             pass
-    with pytest.raises(SyncerError, match="where demo may be"):
+    with pytest.raises(SyncerError, match="if demo is not in there"):
         await delete._find(await clusters.hosts(TEAM, "kind"), "demo", "", clusters.environ)
