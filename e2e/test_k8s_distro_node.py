@@ -113,6 +113,28 @@ def test_etcd_that_starts_again_is_found_again(orange: Installed) -> None:
     assert restarts(pod)["kube-apiserver"] == 0
 
 
+@pytest.mark.long
+def test_who_starts_afresh_keeps_the_keys_and_who_uninstalls_keeps_nothing(orange: Installed) -> None:
+    secrets = {name: secret_data(orange, name) for name in ("vc-orange-certs", "vc-orange-etcd")}
+    credentials = orange.kubeconfig.read_text()
+    orange.host.api.delete(f"{orange.path}/configmaps/vc-orange-owner")
+    wait_until(lambda: not orange.tenant_pods(), "what it owned has gone", 120)
+    (pod,) = orange.pods()
+    orange.host.api.delete(f"{orange.path}/pods/orange-0")
+    wait_until(lambda: [one["metadata"]["uid"] for one in orange.pods()] not in ([], [pod["metadata"]["uid"]]), "another pod", 60)
+    orange.wait_ready()
+    assert {name: secret_data(orange, name) for name in secrets} == secrets
+    orange.kubeconfig.write_text(credentials)
+    assert "web" in orange.kubectl("get", "services", "--output=name"), "whoever had a kubeconfig has it still"
+    orange.uninstall()
+
+    def left() -> list[str]:
+        found = [one for kind in ("secrets", "configmaps") for one in orange.host.api.get(f"{orange.path}/{kind}")["items"]]
+        return [one["metadata"]["name"] for one in found if one["metadata"]["name"].startswith("vc-orange")]
+
+    wait_until(lambda: not left(), "the release's keys have gone", 60)
+
+
 def secret_data(release: Installed, name: str) -> Any:
     return release.host.api.get(f"{release.path}/secrets/{name}")["data"]
 
