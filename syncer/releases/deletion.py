@@ -143,8 +143,8 @@ class Deletion:
         await self._stop_control_plane(own)
         await self._detach_claims()
         if records:
-            pods = [item for item in own if item.resource == PODS]
-            await asyncio.gather(self._helm.uninstall(self._name, self._namespace), *(self._delete(item) for item in pods))
+            pods = [in_time(partial(self._delete, item), self._progress, _AGAIN) for item in own if item.resource == PODS]
+            await asyncio.gather(self._helm.uninstall(self._name, self._namespace), *pods)
         self._done.removed |= {item.uid: item for item in own if item.uid in going}
         await until(self._sweep, self._progress, "something keeps it; its finalizers tell who, see kubectl get -o yaml; run it again then")
         self._done.unseen = sorted(self._survey.unseen)

@@ -157,6 +157,16 @@ async def test_a_list_that_fails_for_a_while_is_no_empty_one(host_api: FakeApiSe
         assert host.left() == host.wrong == []
 
 
+async def test_a_pod_that_cannot_be_deleted_for_a_while_goes_later(host_api: FakeApiServer) -> None:
+    async with living(host_api) as host:
+        virtual = {"metadata": {"name": "web", "namespace": "default", "uid": "v-web"}}
+        pod = host_api.put(host.obj(PODS, **host_metadata(Names("demo", "team"), None, PODS, virtual)))
+        fault = host_api.fault(on("delete", PODS, name=key_of(pod).name), status=503, times=10)
+        await delete(host, "syncer-0.1.0", namespace=False)
+        assert fault.hits == 10
+        assert host.left() == host.wrong == []
+
+
 async def test_nothing_is_stopped_when_the_first_look_fails(host_api: FakeApiServer) -> None:
     async with living(host_api) as host:
         for match in (*(on("list", one) for one in (STATEFUL_SETS, PODS, SECRETS)), asked("/api/v1"), asked("/apis/apps/v1")):
