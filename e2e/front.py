@@ -41,6 +41,7 @@ _OWN_WORDS = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
     (r"/tmp/(LIVE|MERGED)-\d+/(\S+)(\t.*)?", r"/\1/\2"),
     (r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d [+]0000", "<time>"),
+    (r"(\\\"managedFields\\\":)\[.*?\](?=\})", r"\1<managers>"),  # in the order of their seconds, if these differ
     (r"(resourceVersion\\?\"?: ?\\?\"?)\d+", r"\1<version>"),
     (r"eyJ[\w-]+\.[\w-]+\.[\w-]+", "<token>"),
     (r"\bweb-[0-9a-f]{8,10}(-[0-9a-z]{5})?\b", "web-<hash>"),  # pods and replica sets of a deployment
