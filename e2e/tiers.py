@@ -1,8 +1,8 @@
 """`python -m e2e.tiers [TIER ...]`: all checks, cheap ones first. A tier that fails does not keep the later ones from running.
 
-Tests with API servers or a node wait more than they work, so three tiers run at a time: half of those with API servers, those with a node,
-and one after another all others, which leave the CPU to them until the other half comes. The last line is `N passed, N failed, N skipped`,
-summed over the tests of all tiers; the exit code is 0 if nothing failed.
+Tests with API servers or a node wait more than they work, so both run beside all others; not more of them at a time, since each API server
+and kubelet takes some of the 128 inotify instances that Linux gives a user. The last line is `N passed, N failed, N skipped`, summed over
+the tests of all tiers; the exit code is 0 if nothing failed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CONTROL_PLANES = {"GOGC": "400"}
 class Tier:
     """A set of commands; `pytest` are the arguments of a pytest run, which counts its tests.
 
-    Those that are `beside` wait for no other, the others run one after another; `humble` ones with the CPU that others leave.
+    Those that are `beside` wait for no other; the others run one after another, with the CPU that these leave.
     """
 
     name: str
@@ -47,7 +47,6 @@ class Tier:
     pytest: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     beside: bool = False
-    humble: bool = False
 
 
 @dataclass
@@ -67,21 +66,12 @@ class Outcome:
         return not self.failed and not self.broken
 
 
-_WITH_API_SERVERS = ("-m", "apiserver and not long")
-
-
-def _named(initials: str) -> list[str]:
-    """The modules of e2e/ whose names begin so."""
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "e2e").glob(f"test_{initials}*.py"))
-
-
 TIERS = (
-    Tier("lint", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell"]], humble=True),
-    Tier("types", [["mypy"]], humble=True),
-    Tier("contracts", [["lint-imports"], ["deptry", "."]], humble=True),
-    Tier("unit", pytest=["tests", "-m", "not apiserver and not node and not long"], humble=True),
-    Tier("apiserver", pytest=["tests", *_named("[!n-z]"), *_WITH_API_SERVERS], beside=True),
-    Tier("apiserver-n-z", pytest=[*_named("[n-z]"), *_WITH_API_SERVERS]),
+    Tier("lint", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell"]]),
+    Tier("types", [["mypy"]]),
+    Tier("contracts", [["lint-imports"], ["deptry", "."]]),
+    Tier("unit", pytest=["tests", "-m", "not apiserver and not node and not long"]),
+    Tier("apiserver", pytest=["tests", "e2e", "-m", "apiserver and not long"], beside=True),
     Tier("node", pytest=["tests", "e2e", "-m", "node and not long"], beside=True),
 )
 _SKEWED = ["e2e", "-m", "(apiserver and not long) or guestbook"]
@@ -127,11 +117,11 @@ def run(tier: Tier) -> Outcome:
 def _show(tier: Tier, command: Sequence[str]) -> int:
     """Run a command, show its lines as they come with the tier's name in front, and return its exit code."""
     environment = {**_CONTROL_PLANES, **os.environ, **tier.environment}
-    command = [*(["nice", f"--adjustment={_LEFT_OVER}"] if tier.humble else []), *command]
+    command = [*([] if tier.beside else ["nice", f"--adjustment={_LEFT_OVER}"]), *command]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(f"{tier.name:13} │ {line}", end="", flush=True)
+            print(f"{tier.name:9} │ {line}", end="", flush=True)
     return process.returncode
 
 
