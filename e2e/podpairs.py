@@ -60,9 +60,9 @@ class PodPairs:
         return made
 
     def run(self, body: Obj) -> Obj:
-        """Create it, and wait until it is shown Running; the virtual pod."""
+        """Create it, and wait until it is shown Running on its node, which may come a moment after its status; the virtual pod."""
         name: str = self.make(body)["metadata"]["name"]
-        self.wait(Side.VIRTUAL, name, lambda found: found["status"].get("phase") == "Running", f"{name} runs")
+        self.wait(Side.VIRTUAL, name, _runs, f"{name} runs")
         virtual: Obj = self.get(Side.VIRTUAL, name)
         return virtual
 
@@ -129,3 +129,7 @@ class PodPairs:
         before = [self.patches(side) for side in Side]
         time.sleep(0.5)
         return before == [self.patches(side) for side in Side]
+
+
+def _runs(pod: Obj) -> bool:
+    return pod["status"].get("phase") == "Running" and "nodeName" in pod["spec"]

@@ -72,7 +72,7 @@ class TestNodes:
         pairs.make(pod("held", schedulingGates=[{"name": "lab.local/held"}]))
         pairs.wait(HOST, "held", lambda _found: True, "the host pod", 10)
         pairs.patch(VIRTUAL, "held", {"spec": {"nodeSelector": {"lab.local/pool": "red"}, "schedulingGates": None}})
-        pairs.wait(VIRTUAL, "held", lambda found: found["status"].get("phase") == "Running", "it runs", 20)
+        pairs.wait(VIRTUAL, "held", lambda found: "nodeName" in found["spec"], "it has its node", 20)
         assert pairs.get(VIRTUAL, "held")["spec"]["nodeName"] == BLUE
         pairs.assert_quiet()
 
