@@ -36,6 +36,7 @@ STEADY = "steady"
 """A namespace whose pods nobody touches."""
 SETTLED_SECONDS = 60.0
 QUIET_SECONDS = 4.0
+ATTEMPTS = 4
 _OF_ITS_OWN_ACCORD = ("mutatingwebhookconfigurations.", "servicecidrs.", "selfsubjectrulesreviews", "events")
 """What is written or asked by POST whatever the state: the webhook's new certificate, questions, and what a kubelet happens to say."""
 
@@ -245,6 +246,21 @@ def wait_at_rest(virtual: VirtualCluster) -> None:
     wait_until(rests, "both sides are at rest", SETTLED_SECONDS)
 
 
+def restart_quietly(daemon: Daemon) -> None:
+    """A restart writes nothing. Tried again where the host has news of its own meanwhile: on a busy machine a probe may fail."""
+    for attempt in range(ATTEMPTS):
+        daemon.stop()
+        then = versions(daemon.virtual)
+        daemon.start()
+        time.sleep(QUIET_SECONDS)
+        written, now = writes(daemon), versions(daemon.virtual)
+        news = [place for place in then if place.startswith("host ") and now.get(place) != then[place]]
+        if not news or attempt == ATTEMPTS - 1 or any('side="host"' in line for line in written):
+            assert written == []
+            assert now == then
+            return
+
+
 def kill_during(application: Application, killer: Killer, witness: Witness, kills: int) -> None:
     """Kill again and again while the application lives, `kills` times and during each deed; earlier if something is wrong already."""
     over = threading.Event()
@@ -291,9 +307,4 @@ def test_kills_leave_no_trace(daemon: Daemon, kills: int) -> None:
         wait_at_rest(virtual)
         assert witness.problems == []
 
-    daemon.stop()
-    then = versions(virtual)
-    daemon.start()
-    time.sleep(QUIET_SECONDS)
-    assert writes(daemon) == []
-    assert versions(virtual) == then
+    restart_quietly(daemon)
