@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from e2e.fixtures import StartVirtual
     from e2e.lab.virtual import VirtualCluster
 
-pytestmark = [pytest.mark.node, pytest.mark.usefixtures("real_node"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.node, pytest.mark.usefixtures("real_node"), pytest.mark.timeout(600)]
 
 STEADY = "steady"
 """A namespace whose pods nobody touches."""
@@ -149,7 +149,7 @@ class Application:
         return kubectl(self.virtual, "-n", guestbook.NAMESPACE, *words)
 
     def wait_ready(self) -> None:
-        guestbook.wait_ready(self.virtual, self.replicas.total(), 60)
+        guestbook.wait_ready(self.virtual, self.replicas.total(), 150)
 
 
 class Killer:
