@@ -187,7 +187,7 @@ class TestReleaseDeletions:
         assert owner is not None
         annotations = annotations_of(owner)
         assert annotations["kept"] == "yes"
-        assert annotations["vcluster.loft.sh/release-deletions"] == "2030-03-17T17:46:40Z"
+        assert annotations["vcluster.loft.sh/release-deletions"] == "2030-03-17T17:46:41Z", "what is held since .1 too"
         assert "are released" in capsys.readouterr().out
 
     async def test_tells_when_there_is_no_such_virtual_cluster(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from syncer.flags import OF_A_RELEASE, add_flags, read_flags
@@ -36,7 +36,9 @@ async def run(arguments: argparse.Namespace, environ: Mapping[str, str], termina
 async def release(settings: Settings) -> str:
     """Write the present time on the owner ConfigMap, and return it: every deletion held until then may go ahead.
 
-    It is the host's, as the syncer judges it by its own clock: that of this machine may be anything.
+    It is the host's, as the syncer judges it by its own clock: that of this machine may be anything. The host tells whole
+    seconds, so the end of the present one is written: what has been held since half a second ago is meant as well, and
+    the syncer takes no release for later than the moment at which it reads it.
     """
     from syncer.errors import ConfigError, NotFound
     from syncer.kube.client import Client
@@ -46,7 +48,7 @@ async def release(settings: Settings) -> str:
 
     owner = owner_key(settings.target_namespace, settings.name)
     async with Client(await load_cluster(settings.host_kube_config or None), Side.HOST) as host:
-        now = (await host.server_time() or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = ((await host.server_time() or datetime.now(UTC)) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             await host.patch(CONFIGMAPS, owner, {"metadata": {"annotations": {RELEASE_DELETIONS: now}}})
         except NotFound:
