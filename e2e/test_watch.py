@@ -183,7 +183,7 @@ async def test_what_is_written_is_what_is_watched(cluster: VirtualCluster) -> No
 
 
 async def test_each_way_to_an_object_gives_the_same_bytes(cluster: VirtualCluster) -> None:
-    """So that a list after a short break tells nothing of what has not changed."""
+    """So that a store finds quickly that a list after a short break tells nothing of what has not changed."""
     resources = {"requests": {"cpu": "1m"}}
     spec = {"containers": [{"name": "main", "image": "none", "resources": resources}], "nodeSelector": {"no": "where"}}
     key = Key("default", "formed")

@@ -235,6 +235,15 @@ def test_history_that_went_back_is_believed() -> None:
     assert store.apply(thing(111, spec="goes on"), watched=True) is not None
 
 
+def test_a_version_that_a_restored_server_gave_out_again_is_news() -> None:
+    store = store_of(thing(5, spec="lost"), thing(4, name="b", uid="u2", spec="same"))
+    before = store.record(Key("ns", "b"))
+    again = dict(reversed(thing(4, name="b", uid="u2", spec="same").items()))  # servers do not promise an order
+    (change,) = relist(store, thing(5, spec="after the restore"), again, at="5")
+    assert (change.kind, store.get(KEY)) == ("changed", thing(5, spec="after the restore"))
+    assert store.record(Key("ns", "b")) is before, "no second copy of what is as it was"
+
+
 def test_relist_of_metadata_keeps_full_objects_that_did_not_change() -> None:
     store = store_of()
     relist(store, meta(5), meta(6, name="b", uid="u2"), at="7", partial=True)
