@@ -55,9 +55,9 @@ class Commands:
         return {"PATH": path, "HOME": str(self.directory), "KUBECONFIG": str(self.kubeconfig)}
 
     def start(self, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Begin `syncer WORDS`."""
+        """Begin `syncer WORDS`, which Ctrl-C ends, as in a terminal: what a shell starts in the background ignores it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "syncer", *words],
+            ["env", "--default-signal=INT", sys.executable, "-m", "syncer", *words],
             env={**self.environment(), **(environment or {})},
             cwd=ROOT,
             stdin=subprocess.PIPE,
