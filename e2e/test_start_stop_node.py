@@ -98,7 +98,7 @@ def everything(demo: Installed) -> None:
             volumeClaimTemplates=claims,
         ),
         workload("web", "Deployment", "apps/v1", FOREVER, replicas=2),
-        workload("ended", "Job", "batch/v1", "echo all done"),
+        workload("ended", "Job", "batch/v1", "echo all done; sleep 1"),  # the last words of a container can be lost on a busy node
         workload("working", "Job", "batch/v1", FOREVER, backoffLimit=0),
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}},
         {
@@ -112,6 +112,7 @@ def everything(demo: Installed) -> None:
     for obj in objects:
         demo.api.apply(obj)
     wait_until(lambda: sorted(phases(demo).values()) == ["Running"] * 5 + ["Succeeded"], "all run", 120)
+    assert demo.kubectl("logs", "job/ended") == "all done\n"
 
 
 def pods(demo: Installed) -> list[Obj]:
