@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
+import urllib3
 import yaml
 
 from e2e.errors import LabError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Obj = dict[str, Any]
-UNREACHABLE = (OSError, http.client.HTTPException)
+UNREACHABLE = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
 """What a request raises when the API server is not there; `ApiFailure` is an answer of it."""
 
 
@@ -33,7 +34,11 @@ class ApiFailure(LabError):
 
 
 class Api:
-    """One API server, as the user of a kubeconfig file. Each request has its own connection, so restarts of the server do not matter."""
+    """One API server, as the user of a kubeconfig file; for any number of threads.
+
+    Connections are kept, as most of what a short request costs both sides is TLS with certificates of both. One that the server
+    has closed meanwhile is noticed before it is used, so restarts of the server do not matter.
+    """
 
     def __init__(self, kubeconfig: Path) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
@@ -46,6 +51,7 @@ class Api:
             pem.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
             pem.flush()
             self._context.load_cert_chain(pem.name)
+        self._connections = urllib3.HTTPSConnectionPool(self._host, self._port, maxsize=4, retries=False, ssl_context=self._context)
         self._kinds: dict[tuple[str, str], tuple[str, bool]] = {}
 
     def request(
@@ -59,15 +65,15 @@ class Api:
         params: Mapping[str, str] = {},
     ) -> Any:
         """The decoded answer (text if it is not JSON). ApiFailure for a refusal, one of UNREACHABLE if there is no answer."""
-        connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
-        try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, f"{path}?{urlencode(params)}" if params else path, data, {"Content-Type": content_type})
-            answer = connection.getresponse()
-            text = answer.read().decode()
-        finally:
-            connection.close()
-        content = json.loads(text) if answer.headers.get_content_type() == "application/json" else text
+        answer = self._connections.request(
+            method,
+            f"{path}?{urlencode(params)}" if params else path,
+            body=None if body is None else json.dumps(body),
+            headers={"Content-Type": content_type},
+            timeout=timeout,
+        )
+        text = answer.data.decode()
+        content = json.loads(text) if answer.headers.get("Content-Type", "").startswith("application/json") else text
         if answer.status >= 400:
             reason = content.get("message", text) if isinstance(content, dict) else text
             raise ApiFailure(answer.status, f"{method} {self.server}{path}: {answer.status} {reason}")
