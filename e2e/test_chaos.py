@@ -207,7 +207,7 @@ class Chaos:
         cluster = self._cluster()
         cluster.stop_apiserver()
         time.sleep(self.rng.uniform(0, 2))
-        cluster.start_apiserver()
+        cluster.start()  # all of it: a controller manager that was just starting ends with the API server
         return cluster.name
 
     def crash_datastore(self) -> str:
