@@ -1,8 +1,9 @@
 """`python -m e2e.tiers [TIER ...]`: all checks, cheap ones first. A tier that fails does not keep the later ones from running.
 
 Tests with API servers or a node wait more than they work, so both run beside all others; not more of them at a time, since each API server
-and kubelet takes some of the 128 inotify instances that Linux gives a user. The last line is `N passed, N failed, N skipped`, summed over
-the tests of all tiers; the exit code is 0 if nothing failed.
+and kubelet takes some of the 128 inotify instances that Linux gives a user. What fails of them is run once more when all else is over: if
+it passes alone, the machine was too busy for it, or there is a race; either is told as UNSTEADY, and is to be mended. The last line is
+`N passed, N failed, N skipped`, summed over the tests of all tiers; the exit code is 0 if nothing failed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 _ERROR_LINES, _ERROR_LENGTH = 4, 600
 _LEFT_OVER = 5
+_FEW = 5
+"""More failures than these in a tier are no accident, and not run again."""
 _TOOLS = Path(sys.executable).parent
 _CONTROL_PLANES = {"GOGC": "400"}
 """Their processes collect garbage less often: an API server, of which there are a hundred, starts with a third less CPU and 120 MB more."""
@@ -51,19 +54,26 @@ class Tier:
 
 @dataclass
 class Outcome:
-    """What came of a tier. `broken` commands failed without a test that says so; `failures` are tests, each with its first words."""
+    """What came of a tier. `broken` commands failed without a test that says so.
+
+    `failures` are tests and their first words, `unsteady` those that passed when they were run again.
+    """
 
     passed: int = 0
-    failed: int = 0
     skipped: int = 0
     broken: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    unsteady: dict[str, str] = field(default_factory=dict)
     skip_reasons: set[str] = field(default_factory=set)
     seconds: float = 0.0
 
     @property
+    def failed(self) -> int:
+        return len(self.failures)
+
+    @property
     def ok(self) -> bool:
-        return not self.failed and not self.broken
+        return not self.failures and not self.broken
 
 
 TIERS = (
@@ -92,26 +102,44 @@ def main() -> int:
         parser.error(f"no tier called {', '.join(sorted(unknown))}")
     chosen = [tier for tier in (*TIERS, *LONG) if tier.name in wanted]
     start = time.monotonic()
-    with ThreadPoolExecutor() as beside:
-        running = {tier.name: beside.submit(run, tier) for tier in chosen if tier.beside}
-        ended = {tier.name: run(tier) for tier in chosen if not tier.beside}
-        ended |= {name: future.result() for name, future in running.items()}
-    outcomes = {tier.name: ended[tier.name] for tier in chosen}
+    with tempfile.TemporaryDirectory() as name:
+        directories = {tier.name: Path(name, tier.name) for tier in chosen}
+        with ThreadPoolExecutor() as beside:
+            running = {tier.name: beside.submit(run, tier, directories[tier.name]) for tier in chosen if tier.beside}
+            ended = {tier.name: run(tier, directories[tier.name]) for tier in chosen if not tier.beside}
+            ended |= {name: future.result() for name, future in running.items()}
+        outcomes = {tier.name: ended[tier.name] for tier in chosen}
+        for tier in chosen:
+            if tier.beside and 0 < outcomes[tier.name].failed <= _FEW:
+                run_failed(tier, directories[tier.name], outcomes[tier.name])
     report(outcomes, time.monotonic() - start)
     return 0 if all(outcome.ok for outcome in outcomes.values()) else 1
 
 
-def run(tier: Tier) -> Outcome:
-    """Run all commands of a tier, whichever of them fail."""
+def run(tier: Tier, directory: Path) -> Outcome:
+    """Run all commands of a tier, whichever of them fail; what `run_failed` has to know is kept in `directory`."""
     outcome = Outcome()
     start = time.monotonic()
     for program, *arguments in tier.commands:
         if _show(tier, [str(_TOOLS / program), *arguments]):
             outcome.broken.append(" ".join([program, *arguments]))
     if tier.pytest:
-        _run_pytest(tier, outcome)
+        _run_pytest(tier, directory, outcome)
     outcome.seconds = time.monotonic() - start
     return outcome
+
+
+def run_failed(tier: Tier, directory: Path, outcome: Outcome) -> None:
+    """Run the tests once more that failed in `outcome`, and change that."""
+    start = time.monotonic()
+    second = Outcome()
+    _run_pytest(tier, directory, second, "--last-failed", "--last-failed-no-failures=none")
+    outcome.broken += second.broken
+    if second.passed + second.failed == outcome.failed:
+        outcome.passed += second.passed
+        outcome.unsteady = {name: words for name, words in outcome.failures.items() if name not in second.failures}
+        outcome.failures = second.failures
+    outcome.seconds += time.monotonic() - start
 
 
 def _show(tier: Tier, command: Sequence[str]) -> int:
@@ -125,24 +153,24 @@ def _show(tier: Tier, command: Sequence[str]) -> int:
     return process.returncode
 
 
-def _run_pytest(tier: Tier, outcome: Outcome) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        results = Path(directory) / "results.xml"
-        command = [sys.executable, "-m", "pytest", "--quiet", "--durations=10", "--durations-min=1", f"--junitxml={results}", *tier.pytest]
-        code = _show(tier, command)
-        for case in ET.parse(results).iter("testcase") if results.exists() else ():
-            skipped = case.find("skipped")
-            problem = next((found for found in (case.find("failure"), case.find("error")) if found is not None), None)
-            if problem is not None:
-                outcome.failed += 1
-                words = problem.get("message", "").splitlines()[:_ERROR_LINES]
-                outcome.failures.append(f"{case.get('classname')}::{case.get('name')}: " + " / ".join(words)[:_ERROR_LENGTH])
-            elif skipped is not None:
-                outcome.skipped += 1
-                outcome.skip_reasons.add(skipped.get("message", ""))
-            else:
-                outcome.passed += 1
-    if code and not outcome.failed:
+def _run_pytest(tier: Tier, directory: Path, outcome: Outcome, *options: str) -> None:
+    results = directory / "results.xml"
+    kept = [f"--junitxml={results}", f"--override-ini=cache_dir={directory / 'cache'}"]
+    results.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "--quiet", "--durations=10", "--durations-min=1", *kept, *options, *tier.pytest]
+    code = _show(tier, command)
+    for case in ET.parse(results).iter("testcase") if results.exists() else ():
+        skipped = case.find("skipped")
+        problem = next((found for found in (case.find("failure"), case.find("error")) if found is not None), None)
+        if problem is not None:
+            words = problem.get("message", "").splitlines()[:_ERROR_LINES]
+            outcome.failures[f"{case.get('classname')}::{case.get('name')}"] = " / ".join(words)[:_ERROR_LENGTH]
+        elif skipped is not None:
+            outcome.skipped += 1
+            outcome.skip_reasons.add(skipped.get("message", ""))
+        else:
+            outcome.passed += 1
+    if code and not outcome.failures:
         outcome.broken.append(f"pytest, exit code {code}")
 
 
@@ -151,7 +179,8 @@ def report(outcomes: dict[str, Outcome], seconds: float) -> None:
     table = Table("tier", "result", "seconds", "remarks", caption=f"{seconds:.0f} s in all")
     for name, outcome in outcomes.items():
         tests = f"{outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped"
-        remarks = [*outcome.broken, *(f"skipped: {reason}" for reason in sorted(outcome.skip_reasons))]
+        unsteady = [f"{len(outcome.unsteady)} unsteady"] if outcome.unsteady else []
+        remarks = [*outcome.broken, *unsteady, *(f"skipped: {reason}" for reason in sorted(outcome.skip_reasons))]
         counted = outcome.passed or outcome.failed or outcome.skipped
         table.add_row(
             name,
@@ -163,8 +192,9 @@ def report(outcomes: dict[str, Outcome], seconds: float) -> None:
     console.print()
     console.print(table)
     for name, outcome in outcomes.items():
-        for failure in outcome.failures:
-            print(f"FAILED {name}: {failure}")
+        for word, named in (("UNSTEADY", outcome.unsteady), ("FAILED", outcome.failures)):
+            for test, words in named.items():
+                print(f"{word} {name}: {test}: {words}")
     # a pytest run that broke before it had results counts as one failure, so that the last line cannot look like success
     broken = sum(1 for outcome in outcomes.values() if any(remark.startswith("pytest") for remark in outcome.broken))
     total = [sum(getattr(outcome, what) for outcome in outcomes.values()) for what in ("passed", "failed", "skipped")]
