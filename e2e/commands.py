@@ -57,7 +57,7 @@ class Commands:
     def start(self, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Begin `syncer WORDS`, which Ctrl-C ends, as in a terminal: what a shell starts in the background ignores it."""
         return subprocess.Popen(
-            ["env", "--default-signal=INT", sys.executable, "-m", "syncer", *words],
+            ["/usr/bin/env", "--default-signal=INT", sys.executable, "-m", "syncer", *words],
             env={**self.environment(), **(environment or {})},
             cwd=ROOT,
             stdin=subprocess.PIPE,

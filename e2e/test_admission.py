@@ -24,13 +24,16 @@ pytestmark = pytest.mark.apiserver
 RANGE = "10.96.0.0/16"  # not the cluster's own one
 
 
+NUMBERS = itertools.count(10)
+"""The API server may be late to notice that an address is free again, so none is given out twice."""
+
+
 class Allocator:
     """Gives out the addresses of RANGE in order, or refuses with `error`; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Obj] = []
         self.error: Exception | None = None
-        self._numbers = itertools.count(10)
 
     async def allocate(self, review: Obj) -> list[Obj] | None:
         self.asked.append(review["request"])
@@ -38,7 +41,7 @@ class Allocator:
             raise self.error
         if review["request"]["object"]["spec"]["type"] == "ExternalName" or review["request"]["object"]["spec"].get("clusterIP"):
             return None
-        address = f"10.96.0.{next(self._numbers)}"
+        address = f"10.96.0.{next(NUMBERS)}"
         return [{"op": "add", "path": "/spec/clusterIP", "value": address}, {"op": "add", "path": "/spec/clusterIPs", "value": [address]}]
 
     @property
