@@ -160,14 +160,17 @@ class Api:
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
-    """Wait until `condition()` is true; a server that is not there counts as false. LabError names `what` when the time is up."""
+    """Wait until `condition()` is true. LabError names `what` when the time is up.
+
+    A server that is not there counts as false, and so does an answer that lacks what the condition looks at.
+    """
     deadline = time.monotonic() + timeout
     while True:
         try:
             if condition():
                 return
-        except (ApiFailure, *UNREACHABLE) as error:
-            last = f" (last: {error})"
+        except (ApiFailure, *UNREACHABLE, LookupError, TypeError, ValueError) as error:
+            last = f" (last: {type(error).__name__}: {error})"
         else:
             last = ""
         if time.monotonic() > deadline:
