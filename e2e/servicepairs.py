@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from e2e.errors import LabError
 from e2e.lab.api import ApiFailure, wait_until
 from syncer.kube.types import ENDPOINTS, EVENTS, MUTATING_WEBHOOKS, SERVICES, Key
 from syncer.naming import Names
@@ -54,7 +55,11 @@ class ServicePairs:
 
     def settle(self, name: str) -> Obj:
         """Wait until both say the same and the host Service is not pending any more; the common spec, as the tenant sees it."""
-        wait_until(lambda: self._differing(name) is None, f"the Service {name} is the same on both sides; {self._differing(name)}", 20)
+        try:
+            wait_until(lambda: self._differing(name) is None, f"the Service {name} is the same on both sides", 30)
+        except LabError as error:
+            told = [event["message"] for event in self.events(name)]
+            raise AssertionError(f"{error}: {self._differing(name)}; told: {told}") from None
         spec: Obj = self.get(name)["spec"]
         return spec
 
