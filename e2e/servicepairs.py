@@ -54,9 +54,13 @@ class ServicePairs:
         return self.host.get(self.host_path(name))
 
     def settle(self, name: str) -> Obj:
-        """Wait until both say the same and the host Service is not pending any more; the common spec, as the tenant sees it."""
+        """Wait until both say the same and the host Service is not pending any more; the common spec, as the tenant sees it.
+
+        An API server that saw an address as missing while it was given up makes it taken again, and frees it after a minute
+        (pkg/registry/core/service/ipallocator/controller/repairip.go).
+        """
         try:
-            wait_until(lambda: self._differing(name) is None, f"the Service {name} is the same on both sides", 30)
+            wait_until(lambda: self._differing(name) is None, f"the Service {name} is the same on both sides", 100)
         except LabError as error:
             told = [event["message"] for event in self.events(name)]
             raise AssertionError(f"{error}: {self._differing(name)}; told: {told}") from None
