@@ -60,6 +60,8 @@ def host(prepared_node: HostCluster) -> Iterator[HostCluster]:
     provisioner.start(prepared_node)
     yield prepared_node
     provisioner.stop(prepared_node)
+    for volume in prepared_node.api.get("/api/v1/persistentvolumes")["items"]:
+        prepared_node.api.delete(f"/api/v1/persistentvolumes/{volume['metadata']['name']}")
 
 
 def save(host: HostCluster, namespace: str) -> str:
