@@ -47,6 +47,8 @@ def servers(named: Installed) -> list[dict[str, Any]]:
 
 
 def assert_names_are_answered(named: Installed) -> None:
+    lookup = "nslookup kubernetes.default.svc.cluster.local >/dev/null 2>&1 && echo found || true"
+    wait_until(lambda: peer(named, lookup) == "found", "the Service leads to a pod of the DNS")
     address = named.api.get("/api/v1/namespaces/default/services/kubernetes")["spec"]["clusterIP"]
     assert address in peer(named, "nslookup kubernetes.default.svc.cluster.local")
     service = named.api.get("/api/v1/namespaces/guestbook/services/agnhost-primary")["spec"]["clusterIP"]
@@ -73,8 +75,6 @@ def test_it_is_there_again_after_its_pod_is_gone(named: Installed) -> None:
         return [pod["metadata"]["uid"] for pod in servers(named) if guestbook.is_ready(pod)] not in ([], [old["metadata"]["uid"]])
 
     wait_until(another, "another pod of the DNS is ready", 60)
-    lookup = "nslookup kubernetes.default.svc.cluster.local >/dev/null 2>&1 && echo found || true"
-    wait_until(lambda: peer(named, lookup) == "found", "the Service leads to it")
     assert_names_are_answered(named)
 
 
