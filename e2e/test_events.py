@@ -25,13 +25,14 @@ from syncer.kube.types import (
     Resource,
 )
 from syncer.resources.events import APART, CALM, CROWD
+from syncer.translate.metadata import recorded_uid
 
 if TYPE_CHECKING:
     from e2e.daemon import Daemon
     from e2e.lab.api import Obj
     from e2e.tenants import StartTenant
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("simulated_nodes")]  # where pods cannot be scheduled there are more events
 
 TENANT = "told"
 NEW_EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
@@ -64,12 +65,14 @@ BODIES: dict[Resource, Obj] = {
 
 
 def make(pairs: ServicePairs, resource: Resource, name: str, namespace: str = "default") -> Obj:
-    """A virtual object, once its host object is there; the latter."""
+    """A virtual object, once its host object is there and tied to it; the latter."""
     body = BODIES[resource]
     metadata = {**body.get("metadata", {}), "name": name, "namespace": namespace}
     pairs.virtual.apply({**body, "apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata})
     path = resource.path(*pairs.names.host_key(Key(namespace, name)))
-    wait_until(lambda: pairs.host.find(path) is not None, f"{resource.kind} {name} on the host", 20)
+    wait_until(
+        lambda: recorded_uid(pairs.host.get(path)) != "" or resource == ENDPOINTS, f"{resource.kind} {name} on the host", 20
+    )  # Endpoints are tied to their Service
     found: Obj = pairs.host.get(path)
     return found
 

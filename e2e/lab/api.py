@@ -51,7 +51,7 @@ class Api:
             pem.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
             pem.flush()
             self._context.load_cert_chain(pem.name)
-        self._connections = urllib3.HTTPSConnectionPool(self._host, self._port, maxsize=4, retries=False, ssl_context=self._context)
+        self._connections = urllib3.HTTPSConnectionPool(self._host, self._port, maxsize=16, retries=False, ssl_context=self._context)
         self._kinds: dict[tuple[str, str], tuple[str, bool]] = {}
 
     def request(
