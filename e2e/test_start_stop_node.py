@@ -56,7 +56,7 @@ def cleared(host: HostCluster, syncer: Commands) -> Iterator[None]:
     yield
     for row in json.loads(syncer.run("list", "-ojson").out or "[]"):
         syncer.run("delete", row["name"], f"--namespace={row['namespace']}")
-    wait_until(lambda: volumes(host) == [], "the provisioner has removed the volumes", 90)
+    wait_for_volumes_to_go(host)
 
 
 def connected(host: HostCluster, name: str) -> Installed:
@@ -144,10 +144,14 @@ def left(host: HostCluster, before: dict[Where, str]) -> list[str]:
     return [line for line in found if not line.startswith("~ ") and " local-path-storage " not in line]
 
 
-def volumes(host: HostCluster) -> list[str]:
-    """But for those that are to be kept."""
-    found = host.api.get("/api/v1/persistentvolumes")["items"]
-    return [one["metadata"]["name"] for one in found if one["spec"]["persistentVolumeReclaimPolicy"] != "Retain"]
+def wait_for_volumes_to_go(host: HostCluster) -> None:
+    """All but those that are to be kept."""
+
+    def gone() -> bool:
+        found = host.api.get("/api/v1/persistentvolumes")["items"]
+        return all(one["spec"]["persistentVolumeReclaimPolicy"] == "Retain" for one in found)
+
+    wait_until(gone, "the provisioner has removed the volumes", 90)
 
 
 def running(host: HostCluster, namespace: str) -> list[str]:
@@ -211,7 +215,7 @@ def test_nothing_is_left(host: HostCluster, syncer: Commands, values: Path) -> N
     print(f"create to first answer {answered - began:.1f} s, delete {time.monotonic() - deleting:.1f} s\n{deleted.out}")
     assert "PersistentVolumeClaim data-brief-0" in deleted.out
     assert "Namespace vcluster-brief deleted" in deleted.out
-    wait_until(lambda: volumes(host) == [], "the provisioner has removed the volumes", 90)
+    wait_for_volumes_to_go(host)
     assert left(host, before) == []
 
 
@@ -222,7 +226,7 @@ def test_a_paused_one_goes_too(host: HostCluster, syncer: Commands, values: Path
     everything(connected(host, "halted"))
     syncer.run("pause", "halted").succeeded()
     syncer.run("delete", "halted").succeeded()
-    wait_until(lambda: volumes(host) == [], "the provisioner has removed the volumes", 90)
+    wait_for_volumes_to_go(host)
     assert left(host, before) == []
 
 

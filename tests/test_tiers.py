@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from e2e.tiers import Tier, run, run_failed
 
 if TYPE_CHECKING:
@@ -23,9 +25,13 @@ def test_unsteady():
 BAD, UNSTEADY = "test_it::test_bad", "test_it::test_unsteady"
 
 
-def test_what_fails_once_only_is_unsteady_and_what_fails_again_has_failed(tmp_path: Path) -> None:
+@pytest.fixture
+def tier(tmp_path: Path) -> Tier:
     (tmp_path / "test_it.py").write_text(TESTS)
-    tier = Tier("sample", pytest=["--config-file=/dev/null", f"--rootdir={tmp_path}", str(tmp_path)])
+    return Tier("sample", pytest=["--config-file=/dev/null", f"--rootdir={tmp_path}", str(tmp_path)])
+
+
+def test_what_fails_once_only_is_unsteady_and_what_fails_again_has_failed(tier: Tier, tmp_path: Path) -> None:
     outcome = run(tier, tmp_path)
     assert (outcome.passed, sorted(outcome.failures), outcome.ok) == (1, [BAD, UNSTEADY], False)
     run_failed(tier, tmp_path, outcome)
@@ -36,9 +42,7 @@ def test_what_fails_once_only_is_unsteady_and_what_fails_again_has_failed(tmp_pa
     assert (outcome.passed, outcome.failures, outcome.ok) == (3, {}, True)
 
 
-def test_a_run_that_breaks_in_between_takes_nothing_back(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(TESTS)
-    tier = Tier("sample", pytest=["--config-file=/dev/null", f"--rootdir={tmp_path}", str(tmp_path)])
+def test_a_run_that_breaks_in_between_takes_nothing_back(tier: Tier, tmp_path: Path) -> None:
     outcome = run(tier, tmp_path)
     (tmp_path / "test_it.py").write_text("no Python")
     run_failed(tier, tmp_path, outcome)
